@@ -1,0 +1,66 @@
+"""Sphinx configuration. The build needs no network: `make docs` treats every warning as an error."""
+
+import os
+import shutil
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+project = "snrmix"
+author = "the snrmix developers"
+project_copyright = f"2026, {author}"
+release = version = installed_version("snrmix")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",  # after napoleon: it adds the types of the signatures to the docstrings
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_google_docstring = False
+napoleon_use_rtype = True
+typehints_defaults = "comma"
+default_role = "py:obj"
+
+# Links to other packages' pages need the network, so they are made only where the pages are published.
+if os.environ.get("READTHEDOCS"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+        "numpy": ("https://numpy.org/doc/stable/", None),
+        "python": ("https://docs.python.org/3", None),
+        "spatialdata": ("https://spatialdata.scverse.org/en/stable/", None),
+        "squidpy": ("https://squidpy.readthedocs.io/en/stable/", None),
+        "torch": ("https://docs.pytorch.org/docs/stable/", None),
+    }
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # tutorials are executed by the tests and shown with their stored output
+
+html_theme = "sphinx_book_theme"
+html_title = "snrmix"
+html_theme_options = {
+    "repository_url": "https://github.com/snrmix/snrmix",
+    "use_repository_button": True,
+    "path_to_docs": "docs",
+}
+
+# Sphinx reads only what lies below docs/, so the tutorials are copied there.
+shutil.rmtree(HERE / "tutorials", ignore_errors=True)
+(HERE / "tutorials").mkdir()
+for notebook in sorted((HERE.parent / "tutorials").glob("*.ipynb")):
+    shutil.copy2(notebook, HERE / "tutorials")
+
+PICTURE = "_static/demo.png"
+CAPTION = "A gene over the tissue: measured at some spots, and imputed at all of them."
+myst_substitutions = {"demo_picture": f"![{CAPTION}]({PICTURE})" if (HERE / PICTURE).is_file() else ""}

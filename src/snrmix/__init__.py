@@ -1,0 +1,28 @@
+"""Impute spatial transcriptomics from histology with SNR-ST-Mix."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "SNRMixing": "snrmix.engine.mix",
+    "Mixup": "snrmix.engine.mix",
+    "NoMixing": "snrmix.engine.mix",
+    "Losses": "snrmix.engine.losses",
+    "Training": "snrmix.engine.network",
+    "Encoder": "snrmix.images.encoders",
+}
+_MODULES = ("datasets", "pl", "pp", "tl")
+__all__ = [*_MODULES, *_LAZY]
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"snrmix.{name}")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'snrmix' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

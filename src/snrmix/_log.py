@@ -1,0 +1,35 @@
+import contextlib
+import logging
+import warnings
+
+
+class _NotebookHandler(logging.StreamHandler):
+    """Show snrmix's messages unless the application has set up logging itself."""
+
+    def emit(self, record):
+        if not logging.getLogger().handlers:
+            super().emit(record)
+
+
+logger = logging.getLogger("snrmix")
+if not logger.handlers:
+    _handler = _NotebookHandler()
+    _handler.setFormatter(logging.Formatter("snrmix: %(message)s"))
+    logger.addHandler(_handler)
+    logger.setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def quiet(*names: str):
+    """Silence warnings and the info messages of other packages' loggers while they work for us."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [other.level for other in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for other in loggers:
+            other.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for other, level in zip(loggers, levels, strict=True):
+                other.setLevel(level)

@@ -1,0 +1,123 @@
+"""Out-of-fold predictions of the network at measured spots, ensemble predictions everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from snrmix.engine.folds import Fold
+from snrmix.engine.losses import Losses
+from snrmix.engine.mix import Mixing, PartnerTable, expression_weights
+from snrmix.engine.network import Fitted, Training, fit_networks, forward
+from snrmix.engine.targets import Targets, make_targets
+
+Neighbours = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything the engine needs to know of an object, as arrays in canonical order.
+
+    Parameters
+    ----------
+    features
+        Shape (n, d), of all sites, not standardised.
+    colour
+        Which features are colour statistics, bool, shape (d,).
+    positions
+        Shape (n, 2), in lattice pitches.
+    library
+        Shape (n,), int codes.
+    measured
+        Shape (m,), indices of the measured sites, ascending.
+    expression
+        float32, shape (m, genes), of the measured sites, log units.
+    depth
+        Shape (m,), counts per measured spot.
+    neighbours
+        From indices of training spots (into the measured ones) and ``k`` to their ``k`` nearest training spots of the
+        same library: positions in that list, shape (train, k), -1 where there are fewer.
+    """
+
+    features: np.ndarray
+    colour: np.ndarray
+    positions: np.ndarray
+    library: np.ndarray
+    measured: np.ndarray
+    expression: np.ndarray
+    depth: np.ndarray
+    neighbours: Neighbours
+
+    @property
+    def unmeasured(self) -> np.ndarray:
+        """Indices of the other sites, ascending."""
+        return np.setdiff1d(np.arange(len(self.library)), self.measured, assume_unique=True)
+
+
+@dataclass(frozen=True)
+class NetworkFit:
+    """Networks of all folds with the targets they predict, and their out-of-fold predictions.
+
+    Parameters
+    ----------
+    out_of_fold
+        float32, shape (measured, genes); NaN where a spot was never held out.
+    """
+
+    fitted: Fitted
+    targets: list[Targets]
+    out_of_fold: np.ndarray
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Mean of the networks' predictions, float32, shape (len(features), genes)."""
+        outputs = forward(self.fitted.weights, torch.from_numpy(features), torch.arange(len(features))).numpy()
+        total = np.zeros((len(features), len(self.targets[0].mean)), np.float32)
+        for target, output in zip(self.targets, outputs, strict=True):
+            total += target.to_genes(output)
+        return total / len(self.targets)
+
+
+def fit_network(
+    section: Section, folds: list[Fold], mixing: Mixing, losses: Losses, options: Training, seed: int
+) -> NetworkFit:
+    """Cross-fit the network: everything is fitted on each fold's training spots.
+
+    Parameters
+    ----------
+    section, folds
+        The data, and the splits of its measured spots. A spot that several folds hold out gets the mean.
+    mixing, losses, options, seed
+        See `snrmix.engine.network.fit_networks`.
+    """
+    targets = [make_targets(section.expression, fold.train) for fold in folds]
+    table = partner_table(targets, folds, section.neighbours, mixing, seed)
+    features = section.features[section.measured]
+    fitted = fit_networks(features, targets, folds, table, mixing, losses, options, seed)
+    total = np.zeros(section.expression.shape, np.float32)
+    count = np.zeros(len(total), np.float32)
+    for fold, target, predicted in zip(folds, targets, fitted.held_out, strict=True):
+        total[fold.held_out] += target.to_genes(predicted)
+        count[fold.held_out] += 1
+    with np.errstate(invalid="ignore"):
+        return NetworkFit(fitted, targets, total / count[:, None])
+
+
+def partner_table(
+    targets: list[Targets], folds: list[Fold], neighbours: Neighbours, mixing: Mixing, seed: int
+) -> PartnerTable:
+    """Candidates and probabilities of every fold's training spots; folds are cut to the size of the smallest."""
+    n, smallest = len(targets[0].values), min(len(fold.train) for fold in folds)
+    k = min(mixing.k, smallest - 1)
+    index = np.zeros((len(folds), n, max(k, 1)), np.int64)
+    weight = np.zeros((len(folds), n, max(k, 1)), np.float32)
+    rng = np.random.default_rng(seed)
+    train = np.stack([np.sort(rng.choice(fold.train, smallest, replace=False)) for fold in folds])
+    if k > 0:
+        for head, (fold, target) in enumerate(zip(folds, targets, strict=True)):
+            near = neighbours(fold.train, k)
+            index[head, fold.train] = fold.train[np.maximum(near, 0)]
+            weight[head, fold.train] = expression_weights(near, target.values[fold.train], mixing.sigma, rng)
+    return PartnerTable(torch.from_numpy(train), torch.from_numpy(index), torch.from_numpy(weight))

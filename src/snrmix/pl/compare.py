@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from snrmix._names import closest, listing
+from snrmix.expression import TARGET_SUM, matrix_of
+from snrmix.pl._figure import GREY, INK, finish
+from snrmix.pl._result import gene_flags, result_table
+from snrmix.pl._scene import Scene, read_scene
+
+PANEL_INCHES = 3.3
+EXPRESSION_COLOURS, SD_COLOURS = "viridis", "magma"
+
+
+def compare(
+    data,
+    gene,
+    *,
+    key: str = "snrmix",
+    layer: str | None = None,
+    truth: str | None = None,
+    library: str | None = None,
+    image: bool = True,
+    size: float = 1.0,
+    table_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | None = None,
+    show: bool | None = None,
+    save=None,
+):
+    """Draw a gene over the tissue: the histology, what was measured, what was imputed, and how sure that is.
+
+    Measured and imputed values share their colours. Spots without a measurement are hollow.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData after `snrmix.tl.impute`.
+    gene
+        Name of a gene, or several for one row each.
+    key
+        The ``key_added`` of `snrmix.tl.impute`.
+    layer
+        Layer that was imputed from; ``None`` for ``X``. Counts are drawn as log1p of counts per 10,000.
+    truth
+        Layer to draw beside the imputed one, in the same units.
+    library
+        The library to draw; needed when there are several.
+    image
+        Draw the histology. Where it cannot be read, the spots are drawn alone and a warning says why.
+    size
+        Diameter of the spots in lattice pitches.
+    table_key, library_key, image_key
+        As in `snrmix.tl.impute`.
+    show
+        Show the figure and return ``None``; by default only in a notebook.
+    save
+        Path to write the figure to.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Unless it was shown.
+
+    Raises
+    ------
+    KeyError
+        When there is no such result, gene, layer or library.
+    ValueError
+        When the library is not clear, or the gene was left out of the imputation.
+    """
+    import matplotlib.pyplot as plt
+
+    table = result_table(data, key, table_key)
+    columns = _find_genes(table, [gene] if isinstance(gene, str) else list(gene), key)
+    is_measured = _measured_rows(table, key)
+    scene = read_scene(
+        data, library=library, image=image, table_key=table_key, library_key=library_key, image_key=image_key
+    )
+    measured = is_measured[scene.rows]
+    observed = np.full((len(scene.rows), len(columns)), np.nan)
+    observed[measured] = _observed(table, scene.rows[measured], columns, layer, table.uns[key].get("input_units"))
+    maps = {"measured": observed, "imputed": _values(table, key, scene.rows, columns)}
+    if truth is not None:
+        maps["truth"] = _values(table, truth, scene.rows, columns)
+    sd = _values(table, f"{key}_sd", scene.rows, columns) if f"{key}_sd" in table.layers else None
+
+    units = str(table.uns[key].get("units", "expression"))
+    n_panels = (scene.backdrop is not None) + len(maps) + (sd is not None)
+    height = PANEL_INCHES * np.clip(scene.height_to_width, 0.3, 3) + 1.05
+    figure = plt.figure(figsize=(PANEL_INCHES * n_panels, height * len(columns)), layout="constrained")
+    rows = np.atleast_1d(figure.subfigures(len(columns), 1))
+    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        row.suptitle(_heading(table, column, key), x=0.012, ha="left", fontsize="large", color=INK)
+        row_sd = None if sd is None else sd[:, i]
+        _draw_row(row, scene, {name: values[:, i] for name, values in maps.items()}, row_sd, size, units)
+    return finish(figure, show, save)
+
+
+def _find_genes(table: AnnData, genes: list[str], key: str) -> np.ndarray:
+    """Columns of the genes."""
+    if not genes:
+        raise ValueError("gene is empty; pass the name of at least one gene.")
+    missing = [g for g in genes if g not in table.var_names]
+    if missing:
+        hint = closest(missing[0], table.var_names) or f" There are {listing(table.var_names, 5)}."
+        raise KeyError(f"gene {missing[0]!r} is not in var_names.{hint}")
+    if key not in table.layers:
+        raise KeyError(
+            f"layers[{key!r}] is missing; run snrmix.tl.impute first. layers has: {listing(table.layers.keys())}."
+        )
+    columns = table.var_names.get_indexer(genes)
+    for name, column in zip(genes, columns, strict=True):
+        if np.isnan(table.layers[key][:, column]).all():
+            raise ValueError(f"gene {name!r} was left out of the imputation by genes=; run it again with this gene.")
+    return columns
+
+
+def _measured_rows(table: AnnData, key: str) -> np.ndarray:
+    name = f"{key}_measured"
+    if name not in table.obs:
+        raise KeyError(f"obs[{name!r}] is missing; run snrmix.tl.impute first. obs has: {listing(table.obs)}.")
+    return table.obs[name].to_numpy(dtype=bool)
+
+
+def _observed(table: AnnData, rows: np.ndarray, columns: np.ndarray, layer: str | None, input_units) -> np.ndarray:
+    """Measured values in the units of the result, shape (rows, columns)."""
+    matrix = sparse.csr_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
+    values = matrix[:, columns].toarray()
+    is_counts = input_units == "counts" and np.array_equal(matrix.data, np.rint(matrix.data))
+    if not is_counts:
+        return values
+    depth = np.asarray(matrix.sum(axis=1)).reshape(-1, 1)
+    return np.log1p(TARGET_SUM * values / np.maximum(depth, 1))
+
+
+def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    values = matrix_of(table, layer)[rows][:, columns]
+    return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float)
+
+
+def _heading(table: AnnData, column: int, key: str) -> str:
+    """The gene, and how well it is predicted where that is known."""
+    words = rf"$\bf{{{_escape(table.var_names[column])}}}$"
+    if f"{key}_pearson" in table.var and np.isfinite(score := table.var[f"{key}_pearson"].iloc[column]):
+        words += f"   out-of-fold Pearson {score:.2f}"
+    reliable = gene_flags(table, f"{key}_reliable")
+    if reliable is not None:
+        words += ", reliable" if reliable[column] else ", not reliable"
+    return words
+
+
+def _escape(name: str) -> str:
+    """A name in TeX's math mode."""
+    return "".join(
+        {"_": r"\_", "-": "{-}", " ": r"\ "}.get(letter, letter) for letter in name if letter not in "$\\{}^"
+    )
+
+
+def _draw_row(
+    figure, scene: Scene, maps: dict[str, np.ndarray], sd: np.ndarray | None, size: float, units: str
+) -> None:
+    """One gene: the panels, and under those that share their colours the bar that explains them."""
+    image = ["H&E"] if scene.backdrop is not None else []
+    certainty = ["uncertainty"] if sd is not None else []
+    mosaic = [image + list(maps) + certainty, ["."] * len(image) + ["bar"] * len(maps) + ["sd bar"] * len(certainty)]
+    axes = figure.subplot_mosaic(mosaic, height_ratios=[1, 0.025])
+    if image:
+        scene.draw_backdrop(axes["H&E"])
+    limits = _limits(np.concatenate(list(maps.values())))
+    for name, values in maps.items():
+        discs = _draw_map(axes[name], scene, values, limits, EXPRESSION_COLOURS, size)
+    _colour_bar(figure, discs, axes["bar"], units)
+    if sd is not None:
+        sd = np.where(sd > 0, sd, np.nan)  # zero where the value was observed, not imputed
+        discs = _draw_map(axes["uncertainty"], scene, sd, (0, _limits(sd)[1]), SD_COLOURS, size)
+        _colour_bar(figure, discs, axes["sd bar"], "standard deviation")
+    for name in mosaic[0]:
+        axes[name].set_title(name, fontsize="medium")
+
+
+def _draw_map(ax, scene: Scene, values: np.ndarray, limits: tuple[float, float], colours: str, size: float):
+    known = np.isfinite(values)
+    scene.draw_backdrop(ax, opacity=0.5)
+    scene.draw_spots(ax, ~known, 0.65 * size, facecolor="none", edgecolor=GREY, linewidth=0.5)
+    discs = scene.draw_spots(ax, known, size, array=values[known], cmap=colours, clim=limits, linewidth=0)
+    return discs
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """Range of the colours: all but the outermost hundredth on either side."""
+    values = values[np.isfinite(values)]
+    low, high = np.quantile(values, [0.01, 0.99]) if values.size else (0.0, 1.0)
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _colour_bar(figure, discs, ax, label: str) -> None:
+    bar = figure.colorbar(discs, cax=ax, orientation="horizontal")
+    bar.outline.set_visible(False)
+    ax.tick_params(labelsize="small", length=2)
+    bar.set_label(label, fontsize="small")

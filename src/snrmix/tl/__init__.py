@@ -1,0 +1,3 @@
+from snrmix.tl.impute import impute
+
+__all__ = ["impute"]

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+
+from snrmix._log import logger
+from snrmix._names import closest, listing
+from snrmix.embedding import DEFAULT_SCALES, choose_device, write_cache
+from snrmix.engine.fit import SectionFit, Settings, fit_section
+from snrmix.engine.losses import Losses
+from snrmix.engine.mix import resolve_mixing
+from snrmix.engine.network import Training
+from snrmix.prepare import Prepared, check_neighbours, choose_folds, prepare
+from snrmix.sites import read_table
+from snrmix.tl.write import UNITS, check_memory, full_layer, var_column, versions, writable
+
+
+def impute(
+    data,
+    *,
+    measured=None,
+    layer: str | None = None,
+    units: str = "auto",
+    genes=None,
+    image=None,
+    image_key: str | None = None,
+    um_per_px: float | None = None,
+    table_key: str | None = None,
+    use_rep: str | None = None,
+    encoder="efficientnet_lite0",
+    scales=DEFAULT_SCALES,
+    library_key: str | None = None,
+    mix="snr",
+    losses: Losses | None = None,
+    n_folds: int = 5,
+    validation=0.2,
+    max_epochs: int = 60,
+    early_stopping: bool = True,
+    fill: str = "auto",
+    key_added: str = "snrmix",
+    random_state: int = 0,
+    accelerator: str = "auto",
+    devices="auto",
+    copy: bool = False,
+    **training,
+):
+    """Impute expression of a section from its histology, with networks trained on that section by SNR-ST-Mix.
+
+    The H&E around every site is embedded at several scales, squidpy builds the spatial graph of the measured spots, and
+    ``n_folds`` networks learn expression from histology, each on the measured spots outside its fold, with mixup between
+    a spot and a nearby spot of similar expression (arXiv:2606.08712). Unmeasured sites get the mean of the networks.
+
+    Parameters
+    ----------
+    data
+        AnnData with ``obsm["spatial"]`` (x, y in full-resolution pixels), or SpatialData. Expression is counts or
+        log-normalised values, sparse or dense.
+    measured
+        Which spots have trustworthy expression: a boolean obs column, or a boolean array. ``None``: those with at least
+        one count and, where the column exists, ``in_tissue == 1``. Values of other spots never influence anything.
+    layer
+        Layer with the expression; ``None`` for ``X``.
+    units
+        ``"counts"`` (normalised to 10,000 per spot over all genes, log1p), ``"log"`` (used as they are), or ``"auto"``:
+        integers are counts; ``uns["log1p"]`` or values below 20 are log.
+    genes
+        Boolean var column, list of names, number of genes of highest mean on the measured spots, or ``None`` for all.
+    image
+        Path, array (y, x, channels), dask array or DataArray in the pixels of ``obsm["spatial"]``, or a dict of them by
+        library. ``None``: ``uns["spatial"][library]``, or the SpatialData image of highest resolution.
+    image_key
+        Which image of ``uns["spatial"][library]["images"]`` or of the SpatialData to use.
+    um_per_px
+        Micrometres per unit of ``obsm["spatial"]``, where it is known better than the array tells.
+    table_key
+        Table of the SpatialData.
+    use_rep
+        Features that are already in ``obsm``, instead of an image.
+    encoder, scales
+        See `snrmix.pp.embed_histology`.
+    library_key
+        obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
+        SpatialData table. Spots of different libraries are never neighbours.
+    mix
+        ``"snr"``, ``"mixup"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
+    losses
+        Weights of the loss terms, see `snrmix.Losses`.
+    n_folds
+        Folds of the measured spots. 1 holds out ``validation`` instead.
+    validation
+        With ``n_folds=1``: share of the measured spots that is held out for early stopping and scores, or a boolean obs
+        column that marks them.
+    max_epochs, early_stopping
+        Length of the training; the best epoch of a network is chosen by spots that it is not scored on.
+    fill
+        ``"unmeasured"``: observed values at measured spots, predictions elsewhere. ``"all"``: predictions at every
+        spot, those at measured spots out-of-fold, so that the layer is denoised and of one kind. ``"auto"``:
+        ``"unmeasured"`` when ``measured`` leaves a spot unmeasured, else ``"all"``.
+    key_added
+        Name of the results.
+    random_state
+        Seed. Row and gene order of ``data`` do not matter, and no global random state is touched.
+    accelerator, devices
+        As for ``lightning.Trainer``.
+    copy
+        Return a modified copy of the AnnData (of the table, for SpatialData) and leave ``data`` alone.
+    **training
+        Other fields of `snrmix.Training`, such as ``learning_rate`` or ``hidden``.
+
+    Returns
+    -------
+    ``None``, or the modified copy. Sets, for ``key_added="snrmix"``,
+
+    ``layers["snrmix"]``
+        float32, (n_obs, n_vars): log1p(counts per 10,000), or the units of the given log values. NaN for genes left out
+        by ``genes``; genes seen in fewer than 5 measured spots get their mean.
+    ``var["snrmix_pearson" | "snrmix_mse" | "snrmix_explained" | "snrmix_modelled"]``
+        Out-of-fold scores per gene: Pearson correlation, mean squared error, share of the mean's squared error that is
+        explained, and whether the gene was modelled.
+    ``obs["snrmix_measured"]``
+        Which spots were taken as measured.
+    ``uns["snrmix"]``
+        Parameters, seed, versions, units, image scale, training history and a table of scores of method and baselines.
+    ``obsm["X_histology"]``
+        The embedding, reused by the next call when image, encoder and scales are unchanged.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        When the input cannot be right; the message names the key and says what to do. ``data`` is then unchanged.
+
+    Examples
+    --------
+    >>> adata = snrmix.datasets.synthetic_tissue()
+    >>> snrmix.tl.impute(adata)
+    >>> adata.layers["snrmix"].shape == adata.shape
+    True
+    """
+    settings = Settings(
+        resolve_mixing(mix),
+        losses if losses is not None else Losses(),
+        training_options(
+            training, max_epochs=max_epochs, early_stopping=early_stopping, accelerator=accelerator, devices=devices
+        ),
+        _seed(random_state),
+    )
+    _check_output(fill, key_added)
+    check_memory(read_table(data, table_key))
+    prepared = prepare(
+        data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
+        um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key, encoder=encoder,
+        scales=scales, device=choose_device(accelerator),
+    )  # fmt: skip
+    fill = choose_fill(fill, measured is not None, prepared.is_measured, n_folds)
+    folds = choose_folds(prepared, n_folds, validation, settings.seed)
+    check_neighbours(settings.mixing, folds)
+    fit = fit_section(prepared.section, folds, settings)
+    parameters = {
+        "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,
+        "layer": layer or "X", "units": units, "genes": genes if isinstance(genes, int | str) else None if genes is None else "list",
+        "use_rep": use_rep, "encoder": prepared.embedding.record["encoder"] if prepared.embedding else None,
+        "mix": settings.mixing, "losses": settings.losses, "training": settings.training, "n_folds": n_folds,
+        "validation": validation, "fill": fill, "random_state": settings.seed,
+    }  # fmt: skip
+    result = prepared.table.copy() if copy else prepared.table
+    write(result, prepared, fit, fill, key_added, parameters)
+    report(prepared, fit, key_added, fill)
+    return result if copy else None
+
+
+def training_options(extra: dict, **given) -> Training:
+    """`Training` from keyword arguments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown name, or a value out of range.
+    """
+    known = [f.name for f in fields(Training)]
+    for name in extra:
+        if name not in known:
+            raise TypeError(
+                f"impute() got an unexpected keyword argument {name!r}.{closest(name, known)} Training options: {listing(known, 20)}."
+            )
+    return Training(**given, **extra)
+
+
+def _seed(random_state) -> int:
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+        raise ValueError(f"random_state={random_state!r} must be a whole number from 0 up.")
+    return int(random_state)
+
+
+def _check_output(fill: str, key_added: str) -> None:
+    if fill not in ("auto", "unmeasured", "all"):
+        raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise ValueError(f"key_added={key_added!r} must be a name without '/'.")
+
+
+def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -> str:
+    """What goes into the layer at measured spots.
+
+    Raises
+    ------
+    ValueError
+        For ``"all"`` with one fold: most measured spots would have no out-of-fold value.
+    """
+    if fill == "auto":
+        fill = "unmeasured" if given and not is_measured.all() else "all"
+        logger.info("fill=%r: %s.", fill, {
+            "unmeasured": "observed values at measured spots, predictions elsewhere",
+            "all": "predictions at every spot, out-of-fold at measured ones",
+        }[fill])  # fmt: skip
+    if fill == "all" and n_folds == 1:
+        raise ValueError(
+            "fill='all' needs out-of-fold values at every measured spot: use n_folds=2 or more, or mark unmeasured spots with measured=."
+        )
+    return fill
+
+
+def write(table, prepared: Prepared, fit: SectionFit, fill: str, key: str, parameters: dict) -> None:
+    """Write results and provenance; everything is computed before the first assignment."""
+    sites, expression, section = prepared.sites, prepared.expression, prepared.section
+    at_measured = section.expression if fill == "unmeasured" else fit.out_of_fold
+    values = full_layer(table, sites, expression, [section.measured, section.unmeasured], [at_measured, fit.predicted])
+    columns = {name: var_column(table, expression, fit.genes[name].to_numpy()) for name in fit.genes}
+    modelled = np.zeros(table.n_vars, bool)
+    modelled[expression.columns] = True
+    record = {
+        "parameters": parameters,
+        "versions": versions(),
+        "units": UNITS[expression.input_units],
+        "input_units": expression.input_units,
+        "fill": fill,
+        "image": {
+            "libraries": list(sites.libraries),
+            "um_per_px": sites.um_per_px,
+            "pitch": sites.pitch,
+            "scale_known": bool(np.isfinite(sites.um_per_px).all()),
+            **({"scales": prepared.embedding.record["scales"], "patch_side": prepared.embedding.record["patch_side"]} if prepared.embedding else {}),
+        },
+        "history": fit.network.fitted.history,
+        "scores": fit.scores,
+        "n_spots_scored": int(np.isfinite(fit.out_of_fold[:, 0]).sum()),
+    }  # fmt: skip
+    record = writable(record)
+    table.layers[key] = values
+    for name, column in columns.items():
+        table.var[f"{key}_{name}"] = column
+    table.var[f"{key}_modelled"] = modelled
+    table.obs[f"{key}_measured"] = sites.to_rows(prepared.is_measured)
+    table.uns[key] = record
+    if prepared.embedding is not None:
+        write_cache(table, sites, prepared.embedding)
+
+
+def report(prepared: Prepared, fit: SectionFit, key: str, fill: str) -> None:
+    """Say what was written, and how far to trust it."""
+    scores, expression = fit.scores, prepared.expression
+    best = scores.drop(index="network")["mse_ratio"].idxmin()
+    logger.info(
+        "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); median Pearson per gene %.2f.",
+        scores.loc["network", "mse_ratio"], best, scores.loc[best, "mse_ratio"], fit.genes["pearson"].median(),
+    )  # fmt: skip
+    if scores.loc["network", "mse_ratio"] >= scores.loc[best, "mse_ratio"]:
+        logger.warning("the network is no better than %s here; see uns[%r]['scores'].", best, key)
+    if len(expression.mean_columns):
+        logger.info(
+            "%d genes are seen in too few measured spots to be modelled and got their mean.",
+            len(expression.mean_columns),
+        )
+    logger.info(
+        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r.",
+        key, len(expression.columns), len(prepared.section.measured), len(prepared.section.unmeasured),
+        UNITS[expression.input_units], fill,
+    )  # fmt: skip
