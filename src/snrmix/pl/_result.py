@@ -40,7 +40,7 @@ def gene_column(table: AnnData, name: str, remedy: str) -> np.ndarray:
 
 
 def gene_flags(table: AnnData, name: str) -> np.ndarray | None:
-    """A boolean ``var`` column, shape (genes,), with missing values as ``False``; ``None`` where there is no such column."""
+    """A boolean ``var`` column, shape (genes,), missing values as ``False``; ``None`` where there is no such column."""
     if name not in table.var:
         return None
     return table.var[name].astype("boolean").fillna(False).to_numpy(dtype=bool)

@@ -110,9 +110,8 @@ def _choose_library(sites: Sites, library: str | None) -> int:
             )
         return 0
     if library not in sites.libraries:
-        raise KeyError(
-            f"library={library!r} is not there; available: {listing(sites.libraries)}.{closest(library, sites.libraries)}"
-        )
+        hint = closest(library, sites.libraries)
+        raise KeyError(f"library={library!r} is not there; available: {listing(sites.libraries)}.{hint}")
     return sites.libraries.index(library)
 
 

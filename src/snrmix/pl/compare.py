@@ -11,6 +11,7 @@ from snrmix.pl._result import gene_flags, result_table
 from snrmix.pl._scene import Scene, read_scene
 
 PANEL_INCHES = 3.3
+MANY_SPOTS = 10_000  # from here on discs overlap, so that no lattice of gaps shows through
 EXPRESSION_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
@@ -23,7 +24,7 @@ def compare(
     truth: str | None = None,
     library: str | None = None,
     image: bool = True,
-    size: float = 1.0,
+    size: float | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
     image_key: str | None = None,
@@ -43,7 +44,8 @@ def compare(
     key
         The ``key_added`` of `snrmix.tl.impute`.
     layer
-        Layer that was imputed from; ``None`` for ``X``. Counts are drawn as log1p of counts per 10,000.
+        Layer with the measured values; ``None`` for what was imputed from. Counts are drawn as log1p of counts per
+        10,000.
     truth
         Layer to draw beside the imputed one, in the same units.
     library
@@ -51,7 +53,7 @@ def compare(
     image
         Draw the histology. Where it cannot be read, the spots are drawn alone and a warning says why.
     size
-        Diameter of the spots in lattice pitches.
+        Diameter of the spots in lattice pitches; 1, or 1.3 from 10,000 spots on, where ``None``.
     table_key, library_key, image_key
         As in `snrmix.tl.impute`.
     show
@@ -79,9 +81,10 @@ def compare(
     scene = read_scene(
         data, library=library, image=image, table_key=table_key, library_key=library_key, image_key=image_key
     )
+    size = size or (1.3 if len(scene.rows) >= MANY_SPOTS else 1.0)
     measured = is_measured[scene.rows]
     observed = np.full((len(scene.rows), len(columns)), np.nan)
-    observed[measured] = _observed(table, scene.rows[measured], columns, layer, table.uns[key].get("input_units"))
+    observed[measured] = _observed(table, scene.rows[measured], columns, layer, table.uns[key])
     maps = {"measured": observed, "imputed": _values(table, key, scene.rows, columns)}
     if truth is not None:
         maps["truth"] = _values(table, truth, scene.rows, columns)
@@ -93,7 +96,7 @@ def compare(
     figure = plt.figure(figsize=(PANEL_INCHES * n_panels, height * len(columns)), layout="constrained")
     rows = np.atleast_1d(figure.subfigures(len(columns), 1))
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        row.suptitle(_heading(table, column, key), x=0.012, ha="left", fontsize="large", color=INK)
+        row.suptitle(_heading(table, column, key), x=0.012, ha="left", fontsize="large", color=INK, parse_math=False)
         row_sd = None if sd is None else sd[:, i]
         _draw_row(row, scene, {name: values[:, i] for name, values in maps.items()}, row_sd, size, units)
     return finish(figure, show, save)
@@ -125,11 +128,13 @@ def _measured_rows(table: AnnData, key: str) -> np.ndarray:
     return table.obs[name].to_numpy(dtype=bool)
 
 
-def _observed(table: AnnData, rows: np.ndarray, columns: np.ndarray, layer: str | None, input_units) -> np.ndarray:
+def _observed(table: AnnData, rows: np.ndarray, columns: np.ndarray, layer: str | None, record: dict) -> np.ndarray:
     """Measured values in the units of the result, shape (rows, columns)."""
+    imputed_from = record.get("parameters", {}).get("layer")
+    layer = imputed_from if layer is None and imputed_from in table.layers else layer
     matrix = sparse.csr_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
     values = matrix[:, columns].toarray()
-    is_counts = input_units == "counts" and np.array_equal(matrix.data, np.rint(matrix.data))
+    is_counts = record.get("input_units") == "counts" and np.array_equal(matrix.data, np.rint(matrix.data))
     if not is_counts:
         return values
     depth = np.asarray(matrix.sum(axis=1)).reshape(-1, 1)
@@ -143,20 +148,13 @@ def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -
 
 def _heading(table: AnnData, column: int, key: str) -> str:
     """The gene, and how well it is predicted where that is known."""
-    words = rf"$\bf{{{_escape(table.var_names[column])}}}$"
+    words = f"{table.var_names[column]}:"
     if f"{key}_pearson" in table.var and np.isfinite(score := table.var[f"{key}_pearson"].iloc[column]):
-        words += f"   out-of-fold Pearson {score:.2f}"
+        words += f" out-of-fold Pearson {score:.2f},"
     reliable = gene_flags(table, f"{key}_reliable")
     if reliable is not None:
-        words += ", reliable" if reliable[column] else ", not reliable"
-    return words
-
-
-def _escape(name: str) -> str:
-    """A name in TeX's math mode."""
-    return "".join(
-        {"_": r"\_", "-": "{-}", " ": r"\ "}.get(letter, letter) for letter in name if letter not in "$\\{}^"
-    )
+        words += " reliable" if reliable[column] else " not reliable"
+    return words.rstrip(":,")
 
 
 def _draw_row(

@@ -81,7 +81,7 @@ def _write_names(ax, names: np.ndarray, pearson: np.ndarray, n: int) -> None:
         style = {"color": INK, "fontsize": "small", "va": "center", "transform": ax.transAxes}
         ax.text(0.3, height, name, fontweight="bold" if score is None else "normal", **style)
         if score is not None:
-            ax.text(0.22, height, f"{score:.2f}", ha="right", **style)
+            ax.text(0.22, height, f"{round(score, 2) + 0.0:.2f}", ha="right", **style)
     ax.set_axis_off()
 
 
@@ -95,6 +95,7 @@ def _draw_explained(ax, explained: np.ndarray) -> None:
     colours = np.where(edges[:-1] > -step / 2, BLUE, GREY)
     ax.bar(edges[:-1], counts, step, align="edge", color=colours, linewidth=0)
     ax.axvline(0, color=INK, linewidth=0.8)
+    ax.yaxis.get_major_locator().set_params(integer=True)
     better = np.mean(explained > 0) if len(explained) else 0.0
     open_axes(
         ax, x="explained variance, 1 - MSE / MSE of the mean", y="genes", title=f"{better:.0%} of genes beat their mean"
