@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from snrmix._log import logger
+from snrmix._names import listing
 from snrmix.images.crops import read_crops
-from snrmix.images.encoders import COLOUR_FEATURES, Encoder, colour_statistics, encode, resolve_encoder
-from snrmix.sites import Sites, site_hashes
+from snrmix.images.encoders import (
+    COLOUR_FEATURES,
+    Encoder,
+    colour_statistics,
+    encode,
+    on_device,
+    probe,
+    resolve_encoder,
+)
+from snrmix.images.source import Level, SectionImage, coarse_sample
+from snrmix.lattice import patch_unit
+from snrmix.sites import Sites
 
 CACHE_KEY = "X_histology"
 DEFAULT_SCALES = (1.15, 2.3, 4.6)
-SMALLEST_UNIT_UM = 50.0  # arrays finer than this get patches in multiples of it: one bin of 8 um has no texture
+SIDE_TOLERANCE = 0.02  # the pitch measured on some of the sites differs a little from that of all
+PROBE_TOLERANCE = 2e-3  # of the root mean square: what devices differ by
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Embedding:
     features
         Shape (n, scales x (encoder features + 12)), float16 (float32 where the encoder's values need it), site order.
     record
-        What ``uns`` keeps to recognise the features: encoder, scales, fingerprint of the image, hashes of the sites.
+        What ``uns`` keeps to recognise the features: encoder, scales, fingerprints of the images, hashes of the sites.
     """
 
     features: np.ndarray
@@ -41,12 +55,8 @@ class Embedding:
 
 
 def patch_sides(sites: Sites, scales) -> np.ndarray:
-    """Side of the patches in units of the frame, shape (libraries, scales): multiples of the pitch.
-
-    Where micrometres are known and the pitch is below 50 um, multiples of 50 um.
-    """
-    smallest = np.where(np.isfinite(sites.um_per_px), SMALLEST_UNIT_UM / sites.um_per_px, 0.0)
-    return np.maximum(sites.pitch, smallest)[:, None] * np.asarray(scales, float)[None]
+    """Side of the patches in units of the frame, shape (libraries, scales)."""
+    return patch_unit(sites.pitch, sites.um_per_px)[:, None] * np.asarray(scales, float)[None]
 
 
 def compute_embedding(
@@ -69,52 +79,56 @@ def compute_embedding(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         For scales that are not positive, or an encoder whose output is not (patches, features) and finite.
     """
-    scales = tuple(float(s) for s in np.atleast_1d(scales))
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales={scales} must be positive multiples of the spot pitch, e.g. {DEFAULT_SCALES}.")
+    scales = _check_scales(scales)
     encoder = resolve_encoder(encoder)
-    record = {
-        "encoder": encoder.name,
-        "scales": np.array(scales),
-        "image": _image_fingerprint(sites, scales, encoder.size),
-        "patch_side": patch_sides(sites, scales),
-        "libraries": np.array(sites.libraries, dtype=object),
-        "sites": np.sort(site_hashes(sites)),
-    }
-    if cached is not None and _reusable(cached, record, len(sites)):
-        logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
-        return Embedding(cached[0], {**record, "sites": cached[1]["sites"]})
-    if np.isnan(sites.um_per_px).any():
-        unknown = [name for name, um in zip(sites.libraries, sites.um_per_px, strict=True) if np.isnan(um)]
+    with on_device(encoder.function, device):
+        record = _describe(sites, encoder, scales, device)
+        if cached is not None and _reusable(cached, record):
+            logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
+            sides = cached[1]["patch_side"][_library_rows(cached[1], record)]
+            return Embedding(cached[0], {**record, "patch_side": sides})
+        _warn_of_unknown_scale(sites)
+        return Embedding(_embed(sites, encoder, record["patch_side"], device), record)
+
+
+def _check_scales(scales) -> np.ndarray:
+    try:
+        values = np.atleast_1d(np.asarray(scales, float))
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"scales={scales!r} must be positive multiples of the spot pitch, e.g. {DEFAULT_SCALES}.")
+    return values
+
+
+def _warn_of_unknown_scale(sites: Sites) -> None:
+    unknown = [name for name, um in zip(sites.libraries, sites.um_per_px, strict=True) if np.isnan(um)]
+    if unknown:
         logger.warning(
-            "micrometres per pixel unknown for %s: patches are sized in multiples of the spot pitch. Pass um_per_px= to set it.",
-            ", ".join(unknown),
+            "micrometres per pixel unknown for %s: patches are sized in multiples of the spot pitch. "
+            "Pass um_per_px= to set it.", listing(unknown),
         )  # fmt: skip
-    return Embedding(_embed(sites, encoder, record["patch_side"], device), record)
 
 
 def _embed(sites: Sites, encoder: Encoder, sides: np.ndarray, device: str) -> np.ndarray:
-    if hasattr(encoder.function, "to"):
-        encoder.function.to(device)
-        encoder.function.eval()
-    blocks: list[list[np.ndarray]] = [[] for _ in range(sides.shape[1])]
+    libraries = []
     with tqdm(total=len(sites) * sides.shape[1], desc="embedding histology", unit="patch", leave=False) as progress:
-        for scale in range(sides.shape[1]):
-            for code, image in enumerate(sites.images):
-                rows = np.flatnonzero(sites.library == code)
-                blocks[scale].append(
-                    _embed_library(sites.positions[rows], image, sides[code, scale], encoder, device, progress)
-                )
-    by_library = np.concatenate([np.flatnonzero(sites.library == code) for code in range(len(sites.libraries))])
-    features = np.concatenate([np.concatenate(block) for block in blocks], axis=1)
-    return features[np.argsort(by_library, kind="stable")]
+        for code, image in enumerate(sites.images):
+            positions, scales, level = sites.positions[sites.library == code], [], None
+            for side in sides[code]:
+                wanted = image.level_for(side, encoder.size)
+                if wanted is not level:
+                    level, pixels = wanted, wanted.in_memory()
+                scales.append(_embed_scale(positions, pixels, side, encoder, device, progress))
+            libraries.append(np.concatenate(scales, axis=1))
+    return np.concatenate(libraries)  # sites are sorted by library
 
 
-def _embed_library(positions, image, side: float, encoder: Encoder, device: str, progress) -> np.ndarray:
-    level, features = image.level_for(side, encoder.size), None
+def _embed_scale(positions, level: Level, side: float, encoder: Encoder, device: str, progress) -> np.ndarray:
+    features = None
     for chosen, crops in read_crops(level, positions, side, encoder.size, batch=64):
         values = np.concatenate([encode(encoder, crops, device), colour_statistics(crops)], axis=1)
         if features is None:
@@ -127,28 +141,66 @@ def _embed_library(positions, image, side: float, encoder: Encoder, device: str,
     return features
 
 
-def _reusable(cached, record: dict, n_sites: int) -> bool:
+def _describe(sites: Sites, encoder: Encoder, scales: np.ndarray, device: str) -> dict:
+    """What an embedding depends on, in types that ``uns`` can store."""
+    return {
+        "encoder": encoder.name,
+        "encoder_size": encoder.size,
+        "encoder_probe": probe(encoder, device),
+        "scales": scales,
+        "libraries": np.array(sites.libraries, dtype=object),
+        "images": np.array([_image_fingerprint(image) for image in sites.images], dtype=object),
+        "patch_side": patch_sides(sites, scales),
+        "sites": np.sort(_site_hashes(sites)),
+    }
+
+
+def _reusable(cached, record: dict) -> bool:
+    """Whether features of these sites, or of these and others, were computed in the same way."""
     features, old = cached
-    same = (
-        len(features) == n_sites
-        and old.get("encoder") == record["encoder"]
-        and np.array_equal(old.get("scales"), record["scales"])
-        and old.get("image") == record["image"]
+    if not isinstance(old, Mapping) or not set(record) <= set(old):
+        return False
+    if not set(record["libraries"]) <= {str(name) for name in old["libraries"]}:
+        return False
+    rows = _library_rows(old, record)
+    return (
+        features.ndim == 2
+        and features.shape[1] % len(record["scales"]) == 0
+        and all(old[key] == record[key] for key in ("encoder", "encoder_size"))
+        and np.array_equal(old["scales"], record["scales"])
+        and _same_encoder(np.asarray(old["encoder_probe"]), record["encoder_probe"])
+        and np.array_equal(old["images"][rows], record["images"])
+        and np.allclose(old["patch_side"][rows], record["patch_side"], rtol=SIDE_TOLERANCE)
+        and bool(np.isin(record["sites"], old["sites"]).all())
     )
-    return bool(same and np.isin(record["sites"], old["sites"]).all())
 
 
-def _image_fingerprint(sites: Sites, scales, size: int) -> str:
-    """Hash of the frames, the patch sizes and a coarse sample of the pixels of every image."""
+def _same_encoder(old: np.ndarray, new: np.ndarray) -> bool:
+    if old.shape != new.shape:
+        return False
+    return not new.size or bool(np.abs(old - new).max() <= PROBE_TOLERANCE * np.sqrt(np.mean(new**2)))
+
+
+def _library_rows(old: Mapping, record: dict) -> list[int]:
+    """Where the libraries of a record are in an older one, which may have more."""
+    known = [str(name) for name in old["libraries"]]
+    return [known.index(name) for name in record["libraries"]]
+
+
+def _site_hashes(sites: Sites) -> np.ndarray:
+    """One 64-bit hash per site of its name, library and position: the same in any order and any subset."""
+    x, y = sites.positions.astype(np.float32).T + 0.0  # single precision forgives what reading again may round
+    library = np.asarray(sites.libraries, dtype=object)[sites.library]
+    frame = pd.DataFrame({"name": sites.names.astype(object), "library": library, "x": x, "y": y})
+    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+
+
+def _image_fingerprint(image: SectionImage) -> str:
+    """Hash of the frame and a coarse sample of the pixels of an image."""
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(repr((scales, size)).encode())
-    for code, image in enumerate(sites.images):
-        digest.update(np.round(patch_sides(sites, scales)[code], 6).tobytes())
-        level = image.levels[-1]
-        digest.update(repr([(lv.pixels.shape, str(lv.pixels.dtype)) for lv in image.levels]).encode())
-        digest.update(np.round(level.affine, 9).tobytes())
-        step = max(1, int(max(level.pixels.shape[:2]) // 256))
-        digest.update(np.ascontiguousarray(np.asarray(level.pixels[::step, ::step])).tobytes())
+    digest.update(repr([level.pixels.shape for level in image.levels]).encode())
+    digest.update(np.round(image.levels[-1].affine, 9).tobytes())
+    digest.update(np.ascontiguousarray(coarse_sample(image.levels[-1].pixels)).tobytes())
     return digest.hexdigest()
 
 

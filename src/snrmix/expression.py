@@ -29,39 +29,41 @@ class Expression:
         float32, shape (n measured, modelled genes): log1p of counts per 10,000, or the given log values.
     columns
         Shape (modelled genes,); gene ``j`` is column ``columns[j]`` of the table. Sorted by gene name.
-    mean_columns, means
-        Chosen genes that are seen in too few measured spots to be modelled, and their means.
+    mean_columns, means, spreads
+        Chosen genes that are seen in too few measured spots to be modelled, their means and standard deviations.
     input_units
         ``"counts"`` or ``"log"``.
     depth
-        Shape (n measured,): counts per spot over all genes; for log input the sum of the values.
+        Shape (n measured,): counts per spot over all genes; for log input what its smallest value implies.
     """
 
     values: np.ndarray
     columns: np.ndarray
     mean_columns: np.ndarray
     means: np.ndarray
+    spreads: np.ndarray
     input_units: str
     depth: np.ndarray
 
 
 def matrix_of(table: AnnData, layer: str | None):
-    """``X`` or a layer.
+    """``X`` or a layer, in memory.
 
     Raises
     ------
-    KeyError, ValueError
-        When there is none.
+    KeyError, ValueError, TypeError
+        When there is none, or it does not hold numbers.
     """
-    if layer is not None:
-        if layer not in table.layers:
-            raise KeyError(
-                f"layer={layer!r} is not in layers; available: {listing(table.layers.keys())}.{closest(layer, table.layers.keys())}"
-            )
-        return table.layers[layer]
-    if table.X is None:
-        raise ValueError(f"the object has no X; choose one of its layers with layer=: {listing(table.layers.keys())}.")
-    return table.X
+    layers = [name for name in table.layers.keys() if name is not None]
+    if layer is not None and layer not in layers:
+        raise KeyError(f"layer={layer!r} is not in layers; available: {listing(layers)}.{closest(layer, layers)}")
+    matrix = table.X if layer is None else table.layers[layer]
+    if matrix is None:
+        raise ValueError(f"the object has no X; choose one of its layers with layer=: {listing(layers)}.")
+    if matrix.dtype.kind not in "buif":
+        name = "X" if layer is None else f"layers[{layer!r}]"
+        raise TypeError(f"{name} has dtype {matrix.dtype}; expected numbers. Choose another layer with layer=.")
+    return matrix.compute() if hasattr(matrix, "dask") else matrix
 
 
 def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
@@ -82,12 +84,14 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
         mask = np.asarray((matrix_of(table, layer) > 0).sum(axis=1)).ravel() > 0
         if "in_tissue" in table.obs:
             mask &= pd.to_numeric(table.obs["in_tissue"], errors="coerce").to_numpy() == 1
-        origin = "with at least one count" + (" and in_tissue == 1" if "in_tissue" in table.obs else "")
+        means = "at least one count" + (" and in_tissue == 1" if "in_tissue" in table.obs else "")
     else:
-        mask, origin = _given_measured(table, measured), "marked as measured"
+        mask, means = _given_measured(table, measured), "measured= set"
     if mask.sum() < MIN_MEASURED:
-        what = "no spot is" if not mask.any() else f"only {mask.sum()} of {len(mask)} spots are"
-        raise ValueError(f"{what} {origin}; at least {MIN_MEASURED} measured spots are needed to train.")
+        raise ValueError(
+            f"{mask.sum()} of {len(mask)} spots are measured ({means}); at least {MIN_MEASURED} are needed to train. "
+            "Mark them with measured=, or choose another layer with layer=."
+        )
     return mask
 
 
@@ -100,19 +104,23 @@ def _given_measured(table: AnnData, measured) -> np.ndarray:
         name, measured = f"obs[{measured!r}]", table.obs[measured]
     else:
         name = "measured"
+        if isinstance(measured, list | tuple):
+            measured = np.array(measured)
         if isinstance(measured, pd.Series) and not measured.index.equals(table.obs_names):
             if set(measured.index) != set(table.obs_names):
                 raise ValueError(
                     "the index of measured differs from obs_names; pass measured.to_numpy() to go by position."
                 )
             measured = measured.loc[table.obs_names]
-    if pd.api.types.is_bool_dtype(measured) and not pd.isna(measured).any():
-        mask = np.asarray(measured, dtype=bool)
-    else:
+    if not pd.api.types.is_bool_dtype(measured):
         kind = getattr(measured, "dtype", type(measured).__name__)
         raise TypeError(
-            f"{name} must be boolean without missing values, not {kind}; e.g. adata.obs['x'].astype(str) == 'True'."
+            f"{name} must be boolean, not {kind}: compare it with what stands for measured, e.g. "
+            "measured=adata.obs['x'].astype(str) == 'True'."
         )
+    if pd.isna(measured).any():
+        raise TypeError(f"{name} has {pd.isna(measured).sum()} missing values; fill them, e.g. with .fillna(False).")
+    mask = np.asarray(measured, dtype=bool)
     if mask.shape != (table.n_obs,):
         raise ValueError(f"measured has shape {mask.shape}; expected ({table.n_obs},), one value per observation.")
     return mask
@@ -140,9 +148,10 @@ def read_expression(
     rows, by_name = sites.order[measured], np.argsort(np.asarray(table.var_names, dtype=str), kind="stable")
     matrix = matrix_of(table, layer)
     values = sparse.csc_matrix(matrix[rows], dtype=np.float64)[:, by_name]
-    _check_values(values, table, rows)
+    values.sum_duplicates()  # sorts too: sums come out the same, however the matrix was stored
+    _check_values(values, "X" if layer is None else f"layers[{layer!r}]", table.obs_names[rows])
     units = _detect_units(values, table) if units == "auto" else units
-    depth = np.asarray(values.sum(axis=1)).ravel()
+    depth = np.asarray(values.sum(axis=1)).ravel() if units == "counts" else _depth_of_logs(values)
     if units == "counts":
         empty = depth == 0
         if empty.any():
@@ -157,20 +166,25 @@ def read_expression(
     seen = np.asarray((values[:, chosen] > 0).sum(axis=0)).ravel()
     modelled, rare = chosen[seen >= MIN_SPOTS], chosen[seen < MIN_SPOTS]
     if not len(modelled):
-        raise ValueError(f"none of the {len(chosen)} chosen genes is seen in {MIN_SPOTS} or more measured spots.")
+        raise ValueError(
+            f"none of the {len(chosen)} chosen genes is seen in {MIN_SPOTS} or more measured spots; choose others with "
+            "genes=, or mark more spots as measured."
+        )
     dense = np.empty((len(rows), len(modelled)), np.float32)
     for start in range(0, len(modelled), 2048):
         dense[:, start : start + 2048] = values[:, modelled[start : start + 2048]].toarray()
-    means = np.asarray(values[:, rare].mean(axis=0)).ravel().astype(np.float32)
-    return Expression(dense, by_name[modelled], by_name[rare], means, units, depth)
+    means = np.asarray(values[:, rare].mean(axis=0)).ravel()
+    spreads = np.sqrt(np.maximum(np.asarray(values[:, rare].power(2).mean(axis=0)).ravel() - means**2, 0))
+    means, spreads = means.astype(np.float32), spreads.astype(np.float32)
+    return Expression(dense, by_name[modelled], by_name[rare], means, spreads, units, depth)
 
 
-def _check_values(values: sparse.csc_matrix, table: AnnData, rows: np.ndarray) -> None:
+def _check_values(values: sparse.csc_matrix, name: str, spots: pd.Index) -> None:
     for problem, bad in (("NaN or infinite", ~np.isfinite(values.data)), ("negative", values.data < 0)):
         if bad.any():
-            spots = np.unique(values.indices[bad])
+            rows = np.unique(values.indices[bad])
             raise ValueError(
-                f"{problem} values in {len(spots)} measured spots, e.g. {table.obs_names[rows[spots[0]]]!r}: mark these spots "
+                f"{problem} values of {name} in {len(rows)} measured spots, e.g. {spots[rows[0]]!r}: mark these spots "
                 "as unmeasured with measured=, or choose another layer with layer=."
             )
 
@@ -181,9 +195,26 @@ def _detect_units(values: sparse.csc_matrix, table: AnnData) -> str:
     if "log1p" in table.uns or values.data.max() < 20:
         return "log"
     raise ValueError(
-        f"the expression is neither integer counts nor clearly logarithmic (largest value {values.data.max():.4g}): say "
-        "units='counts' (it will be normalised) or units='log' (it will be used as it is), or choose a layer with layer=."
+        f"the expression is neither integer counts nor clearly logarithmic (largest value {values.data.max():.4g}): "
+        "say units='counts' (it will be normalised) or units='log' (it will be used as it is), or choose a layer with "
+        "layer=."
     )
+
+
+def _depth_of_logs(values: sparse.csc_matrix) -> np.ndarray:
+    """Counts per spot before normalisation to 10,000: the smallest step between the values of a spot is one count."""
+    entries = values.tocoo()
+    rows, linear = entries.row[entries.data > 0], np.expm1(entries.data[entries.data > 0])
+    order = np.lexsort((linear, rows))
+    rows, linear = rows[order], linear[order]
+    is_first = np.diff(rows, prepend=-1) > 0
+    step = np.where(is_first, linear, np.diff(linear, prepend=0))
+    smallest = linear[is_first][np.cumsum(is_first) - 1]
+    step[step < 1e-3 * smallest + 1e-5 * linear] = np.inf  # equal counts, but for rounding
+    unit = np.full(values.shape[0], np.inf)
+    np.minimum.at(unit, rows, step)
+    depth = TARGET_SUM / unit
+    return np.clip(np.where(depth > 0, depth, np.median(depth)), 1, 1e6)
 
 
 def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarray:
@@ -205,15 +236,22 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
             raise TypeError(f"var[{genes!r}] must be boolean, not {table.var[genes].dtype}.")
         chosen = set(table.var_names[table.var[genes].to_numpy(bool)])
     elif isinstance(genes, Iterable):
-        chosen = {str(g) for g in genes}
+        chosen = _gene_names(genes)
     else:
         raise TypeError(
             f"genes must be None, an int, a list of names or a boolean var column, not {type(genes).__name__}."
         )
     if not chosen:
         raise ValueError("genes is empty; pass at least one gene, or None for all.")
-    missing = sorted(chosen - set(names))
+    missing = sorted(chosen - set(names.tolist()))
     if missing:
         hints = " ".join(f"{g!r}:{closest(g, names) or ' nothing like it.'}" for g in missing[:5])
         raise KeyError(f"{len(missing)} of {len(chosen)} genes are not in var_names: {listing(missing, 5)}. {hints}")
     return np.flatnonzero(np.isin(names, list(chosen)))
+
+
+def _gene_names(genes: Iterable) -> set[str]:
+    genes = list(genes)
+    if genes and all(isinstance(gene, bool | np.bool) for gene in genes):
+        raise TypeError("genes is a boolean mask; pass the name of the boolean var column, or adata.var_names[mask].")
+    return {str(gene) for gene in genes}

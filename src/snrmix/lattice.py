@@ -1,27 +1,78 @@
+"""The array that sites belong to: its spacing, and what that is in micrometres."""
+
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-VISIUM_ROWS, VISIUM_COLUMNS, VISIUM_UM = 78, 128, 100.0
-ST_ROWS, ST_COLUMNS, ST_UM = 36, 36, 200.0
+VISIUM_ROWS, VISIUM_COLUMNS, VISIUM_UM = 128, 224, 100.0  # the 11 mm array; that of 6.5 mm has 78 x 128
+ST_ROWS, ST_COLUMNS, ST_UM = 80, 80, 200.0
+ST_SPOT = 0.52  # of the pitch: spots are about 100 um wide
+
+SMALLEST_UNIT_UM = 50.0  # arrays finer than this get patches in multiples of it: one bin of 8 um has no texture
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Spacing of an array: ``pitch`` in units of the positions, ``pitch_um`` in micrometres, NaN where not recognised."""
+    """Spacing of an array.
+
+    Parameters
+    ----------
+    pitch
+        Distance between neighbouring sites in units of the positions.
+    um_per_px
+        Micrometres per unit of the positions; NaN where it is not known.
+    is_fitted
+        Whether ``array_row`` and ``array_col`` explain the positions.
+    """
 
     pitch: float
-    pitch_um: float = np.nan
+    um_per_px: float
+    is_fitted: bool
 
 
-def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, spot_diameter: float = np.nan) -> Lattice:
-    """Measure the spacing of the array that sites belong to, and recognise Visium and ST arrays.
+@dataclass(frozen=True)
+class _Fit:
+    """Rows and columns of the sites, and what one more row and one more column adds to their position."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    step_row: np.ndarray
+    step_column: np.ndarray
+
+    @property
+    def is_staggered(self) -> bool:
+        """Whether every other place of a row is empty, as on Visium."""
+        return len(np.unique((self.rows + self.columns) % 2)) == 1
+
+    @property
+    def near(self) -> np.ndarray:
+        """Lengths of the steps to the nearest sites, shape (2 or 3,): those within 20 % of the shortest."""
+        steps = [(0, 2), (2, 0), (1, 1), (1, -1)] if self.is_staggered else [(0, 1), (1, 0)]
+        lengths = np.linalg.norm([i * self.step_row + j * self.step_column for i, j in steps], axis=1)
+        return lengths[lengths <= 1.2 * lengths.min()]
+
+    @property
+    def is_hexagonal(self) -> bool:
+        return self.is_staggered and len(self.near) == 3
+
+    @property
+    def pitch(self) -> float:
+        return float(self.near.mean())
+
+    def is_within(self, rows: int, columns: int) -> bool:
+        return bool(self.rows.max() < rows and self.columns.max() < columns)
+
+
+def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, um_per_px: float = np.nan) -> Lattice:
+    """Measure the spacing of the array that sites belong to, and find out what it is in micrometres.
 
     With ``array_row`` and ``array_col`` in ``obs`` it is fitted to all sites, so that missing sites do not widen it;
-    otherwise it is the typical distance to the nearest site.
+    otherwise it is the typical distance to the nearest site. Where micrometres are not known, they follow from the
+    pitch of an array that is recognised: Visium or ST.
 
     Parameters
     ----------
@@ -29,28 +80,38 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, spot_diameter: flo
         Shape (n, 2).
     obs
         Annotation of the same sites.
-    spot_diameter
-        In units of the positions, when known.
+    factors
+        Space Ranger's scale factors, which may be empty; for Visium HD they state micrometres.
+    um_per_px
+        Micrometres per unit of the positions, where they are known.
     """
-    fitted = _fit(positions, obs)
-    if fitted is None:
-        return Lattice(nearest_distance(positions))
-    step_row, step_column, rows, columns = fitted
-    by_row, by_column = np.linalg.norm(step_row), np.linalg.norm(step_column)
-    hexagonal = len(np.unique((rows + columns) % 2)) == 1 and abs(by_row / by_column - np.sqrt(3)) < 0.15
-    if hexagonal:
-        pitch = float(np.mean([2 * by_column, np.linalg.norm(step_row + step_column)]))
-        is_visium = rows.max() < VISIUM_ROWS and columns.max() < VISIUM_COLUMNS
-        return Lattice(pitch, VISIUM_UM if is_visium else np.nan)
-    pitch = float((by_row + by_column) / 2)
-    # On ST arrays the spot is 100 um wide and the pitch 200 um; other square arrays are not told apart by shape alone.
-    is_st = rows.max() < ST_ROWS and columns.max() < ST_COLUMNS and abs(spot_diameter / pitch - 0.52) < 0.05
-    return Lattice(pitch, ST_UM if is_st else np.nan)
+    fit = _fit(positions, obs)
+    pitch = nearest_distance(positions) if fit is None else fit.pitch
+    recognised = _pitch_um(fit, pitch, factors) / pitch
+    known = (um for um in (um_per_px, float(factors.get("microns_per_pixel", np.nan)), recognised) if um > 0)
+    return Lattice(pitch, next(known, np.nan), fit is not None)
 
 
-def _fit(positions: np.ndarray, obs: pd.DataFrame):
-    """Steps of one row and one column, by least squares; None where the columns are absent or do not explain it."""
-    if not {"array_row", "array_col"} <= set(obs.columns) or len(obs) < 4:
+def patch_unit(pitch, um_per_px):
+    """What patches are multiples of, in units of the positions: the pitch, but at least 50 um where that is known."""
+    with np.errstate(invalid="ignore"):
+        return np.fmax(pitch, SMALLEST_UNIT_UM / um_per_px)
+
+
+def _pitch_um(fit: _Fit | None, pitch: float, factors: Mapping) -> float:
+    if fit is None:
+        return np.nan
+    if fit.is_hexagonal:
+        return VISIUM_UM if fit.is_within(VISIUM_ROWS, VISIUM_COLUMNS) else np.nan
+    # Square arrays are not told apart by their shape alone; those of ST by how wide a spot is.
+    diameter = float(factors.get("spot_diameter_fullres", np.nan))
+    is_st = fit.is_within(ST_ROWS, ST_COLUMNS) and abs(diameter / pitch - ST_SPOT) < 0.05
+    return ST_UM if is_st else np.nan
+
+
+def _fit(positions: np.ndarray, obs: pd.DataFrame) -> _Fit | None:
+    """Fit by least squares; ``None`` where the columns are absent or do not explain the positions."""
+    if not {"array_row", "array_col"} <= set(obs.columns):
         return None
     rows, columns = (pd.to_numeric(obs[c], errors="coerce").to_numpy(float) for c in ("array_row", "array_col"))
     known = np.isfinite(rows) & np.isfinite(columns)
@@ -61,7 +122,7 @@ def _fit(positions: np.ndarray, obs: pd.DataFrame):
     residual = np.sqrt(np.mean((design @ steps - positions[known]) ** 2))
     if residual > 0.25 * min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1])):
         return None
-    return steps[0], steps[1], np.rint(rows[known]).astype(int), np.rint(columns[known]).astype(int)
+    return _Fit(np.rint(rows[known]).astype(int), np.rint(columns[known]).astype(int), steps[0], steps[1])
 
 
 def nearest_distance(positions: np.ndarray) -> float:
@@ -77,7 +138,8 @@ def nearest_distance(positions: np.ndarray) -> float:
     distinct = np.unique(positions, axis=0)
     if len(distinct) < 2:
         raise ValueError(
-            f"obsm['spatial'] has {len(distinct)} distinct position(s) in a library; at least two are needed."
+            f"obsm['spatial'] has {len(distinct)} distinct position(s) in a library; at least two are needed: drop such "
+            "libraries, or choose another library_key=."
         )
     distance = cKDTree(distinct).query(distinct, k=2)[0][:, 1]
     return float(np.median(distance[distance <= 1.25 * np.quantile(distance, 0.05)]))

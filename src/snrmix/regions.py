@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.images.source import Level, SectionImage
+from snrmix.images.source import SectionImage, section_image
 
 AXES = ("x", "y")
+MOST_SHEAR = 0.05  # cosine between the image's axes
 
 
 def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
-    """Positions of the table's rows, shape (n, 2), and a function from library to its image.
+    """Positions of the table's rows, shape (n, 2), a function from library to its image, and um per px where known.
 
     Rows are matched to shapes by the table's instance key, so filtered and permuted tables are right. Positions are
     centroids in a coordinate system that the region shares with an image.
@@ -23,63 +27,92 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
         raise ValueError(
             "the table annotates no region (uns['spatialdata_attrs'] is missing); use TableModel.parse(region=...)."
         )
+    if image_key is not None and image_key not in sdata.images:
+        raise KeyError(
+            f"image_key={image_key!r} is not an image; available: {listing(sdata.images)}."
+            f"{closest(image_key, sdata.images)}"
+        )
     regions = table.obs[attrs["region_key"]].astype(str).to_numpy()
     positions = np.full((table.n_obs, 2), np.nan)
-    images: dict[str, SectionImage] = {}
+    image_of: dict[str, Callable[[], SectionImage]] = {}
+    um_of: dict[str, float] = {}
     for region in sorted(set(regions)):
         if region not in sdata:
             raise KeyError(
-                f"the table annotates region {region!r}, which is not in the SpatialData; it has {listing(e[1] for e in sdata.gen_elements())}."
+                f"the table annotates region {region!r}, which is not in the SpatialData; it has "
+                f"{listing(element[1] for element in sdata.gen_elements())}."
             )
-        system, image = _shared_system(sdata, region, image_key)
         rows = regions == region
+        system, open_image = _choose_image(sdata, region, image_key)
         positions[rows] = _centroids(sdata[region], system, table.obs.loc[rows, attrs["instance_key"]], region)
-        for library in set(labels[rows]):
-            if len(set(regions[labels == library])) > 1:
+        for library in np.unique(labels[rows]).tolist():
+            if library in image_of:
                 raise ValueError(
                     f"library {library!r} spans several regions; choose library_key={attrs['region_key']!r}."
                 )
-            images[library] = image
-
-    def find_image(library: str) -> SectionImage:
-        if images[library] is None:
-            raise KeyError(
-                f"no image shares a coordinate system with the region of library {library!r}; images: "
-                f"{listing(sdata.images)}. Pass image=, or use_rep= with features that are already in obsm."
-            )
-        return images[library]
-
-    return positions, find_image
+            image_of[library], um_of[library] = open_image, _um_of_bins(sdata, region, system)
+    return positions, lambda library: image_of[library](), um_of
 
 
-def _shared_system(sdata, region: str, image_key: str | None) -> tuple[str, SectionImage | None]:
-    """The coordinate system and image of highest resolution that share one with ``region``."""
+def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Callable[[], SectionImage]]:
+    """A coordinate system of the region, and what opens its image.
+
+    They are those of the image that shows the region with most pixels. What is wrong with the images is said only when
+    the image is wanted.
+    """
     from spatialdata.transformations import get_transformation
 
-    if image_key is not None and image_key not in sdata.images:
-        raise KeyError(
-            f"image_key={image_key!r} is not an image; available: {listing(sdata.images)}.{closest(image_key, sdata.images)}"
-        )
     systems = sorted(get_transformation(sdata[region], get_all=True))
-    candidates = []
+    extents, problems, candidates = {}, [], []
     for name in [image_key] if image_key is not None else sorted(sdata.images):
-        shared = sorted(set(get_transformation(sdata.images[name], get_all=True)) & set(systems))
-        for system in shared:
-            image = _section_image(sdata.images[name], name, system)
-            extent = _extent(sdata[region], system)
-            candidates.append((-extent * image.levels[0].scale.min(), name, system, image))
+        for system in sorted(set(get_transformation(sdata.images[name], get_all=True)) & set(systems)):
+            extents.setdefault(system, _extent(sdata[region], system))
+            try:
+                affines = _affines(sdata.images[name], name, system)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            pixels = extents[system] * np.linalg.norm(affines[0][:, :2], axis=1).min()
+            candidates.append((pixels, name, system, affines))
     if not candidates:
-        if image_key is not None:
-            raise ValueError(
-                f"image {image_key!r} shares no coordinate system with region {region!r} ({listing(systems)}); "
-                "align them with spatialdata.transformations.set_transformation."
-            )
-        return systems[0], None
-    finest = min(c[0] for c in candidates)
-    _, name, system, image = min((c for c in candidates if c[0] <= finest * (1 - 1e-6)), key=lambda c: c[1:3])
-    if len(sdata.images) > 1 and image_key is None:
-        logger.info("region %r: image %r in coordinate system %r (the highest resolution).", region, name, system)
-    return system, image
+        return systems[0], lambda: _refuse(problems, region, systems, sdata.images, image_key)
+    most = max(candidate[0] for candidate in candidates) * (1 - 1e-6)  # coordinate systems differ by rounding
+    _, name, system, affines = min((c for c in candidates if c[0] >= most), key=lambda c: c[1:3])
+
+    def open_image() -> SectionImage:
+        if len(sdata.images) > 1 and image_key is None:
+            logger.info("region %r: image %r in coordinate system %r (most pixels).", region, name, system)
+        return section_image(_arrays(sdata.images[name]), affines, f"image {name!r}")
+
+    return system, open_image
+
+
+def _um_of_bins(sdata, region: str, system: str) -> float:
+    """Micrometres per unit of a coordinate system from the bins of Visium HD, whose size is in their name; else NaN."""
+    size = re.search(r"square_(\d{3})um$", region)
+    if size is None or region not in sdata.shapes:
+        return np.nan
+    from squidpy.experimental.utils import derive_mpp_from_shapes
+
+    edge = "um_diameter" if "radius" in sdata[region] else "um_square_edge"
+    try:
+        return derive_mpp_from_shapes(sdata, region, system, **{edge: float(size[1])})
+    except ValueError:  # no squares, or a transformation that is no similarity
+        return np.nan
+
+
+def _refuse(problems: list[str], region: str, systems: list[str], images, image_key: str | None):
+    if problems:
+        raise ValueError(problems[0])
+    if image_key is not None:
+        raise ValueError(
+            f"image {image_key!r} shares no coordinate system with region {region!r} ({listing(systems)}); "
+            "align them with spatialdata.transformations.set_transformation."
+        )
+    raise KeyError(
+        f"no image shares a coordinate system with region {region!r} ({listing(systems)}); images: {listing(images)}. "
+        "Pass image=, or use_rep= with features that are already in obsm."
+    )
 
 
 def _extent(element, system: str) -> float:
@@ -90,36 +123,41 @@ def _extent(element, system: str) -> float:
     return float(np.linalg.norm(np.ptp(points, axis=0)))
 
 
-def _section_image(element, name: str, system: str) -> SectionImage:
+def _levels(element) -> list:
+    """The levels of an image, finest first; one of them where it is no pyramid."""
+    if not hasattr(element, "children"):
+        return [element]
+    levels = [next(iter(element[scale].ds.values())) for scale in element.children]
+    return sorted(levels, key=lambda level: -level.sizes["y"])
+
+
+def _arrays(element) -> list:
+    return [level.transpose("y", "x", "c").data for level in _levels(element)]
+
+
+def _affines(element, name: str, system: str) -> list[np.ndarray]:
+    """From the coordinate system to pixels (x, y) of every level, shape (2, 3) each.
+
+    Raises
+    ------
+    ValueError
+        For what is no plane RGB or grey image, or is sheared: rotations, flips and scalings are honoured.
+    """
     from spatialdata.transformations import get_transformation
 
-    arrays = (
-        [element]
-        if hasattr(element, "dims") and not hasattr(element, "children")
-        else [next(iter(element[scale].ds.values())) for scale in element.children]
-    )
-    levels = []
-    for array in arrays:
-        to_system = get_transformation(array, system).to_affine_matrix(AXES, AXES)
-        affine = np.linalg.inv(to_system)[:2]
-        _refuse_shear(affine, name)
-        levels.append(Level(array.transpose("y", "x", "c").data, affine))
-    levels.sort(key=lambda level: -level.scale.min())
-    if levels[0].pixels.shape[2] not in (1, 3, 4):
-        raise ValueError(
-            f"image {name!r} has {levels[0].pixels.shape[2]} channels; choose an RGB image with image_key=."
-        )
-    return SectionImage(tuple(levels), f"image {name!r}")
-
-
-def _refuse_shear(affine: np.ndarray, name: str) -> None:
-    """Rotations, flips and scalings are honoured; a sheared image would need resampling first."""
-    columns = affine[:, :2]
-    cosine = abs(columns[0] @ columns[1]) / np.prod(np.linalg.norm(columns, axis=1))
-    if cosine > 0.05:
-        raise ValueError(
-            f"the transformation of image {name!r} shears it; resample it first with spatialdata.rasterize."
-        )
+    levels = _levels(element)
+    if set(levels[0].dims) != {"y", "x", "c"} or levels[0].sizes["c"] not in (1, 3, 4):
+        raise ValueError(f"image {name!r} has {dict(levels[0].sizes)}; choose an RGB image with image_key=.")
+    affines = []
+    for level in levels:
+        affine = np.linalg.inv(get_transformation(level, system).to_affine_matrix(AXES, AXES))[:2]
+        x, y = affine[:, :2]
+        if abs(x @ y) > MOST_SHEAR * np.linalg.norm(x) * np.linalg.norm(y):
+            raise ValueError(
+                f"the transformation of image {name!r} shears it; resample it first with spatialdata.rasterize."
+            )
+        affines.append(affine)
+    return affines
 
 
 def _centroids(element, system: str, instances: pd.Series, region: str) -> np.ndarray:
@@ -130,6 +168,6 @@ def _centroids(element, system: str, instances: pd.Series, region: str) -> np.nd
     if missing.any():
         raise ValueError(
             f"{missing.sum()} rows of the table annotate instances that are not in region {region!r}, "
-            f"e.g. {instances[missing].iloc[0]!r}."
+            f"e.g. '{instances[missing].iloc[0]}'; drop them, or add the shapes."
         )
     return centroids.loc[instances.to_numpy(), list(AXES)].to_numpy(float)

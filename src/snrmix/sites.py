@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
-from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.frame import check_frame, check_spot_diameter
 from snrmix.images.source import SectionImage, open_image, scaling
-from snrmix.lattice import measure_lattice
+from snrmix.lattice import measure_lattice, patch_unit
 
 
 @dataclass(frozen=True)
@@ -129,39 +129,44 @@ def read_sites(
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
     table = read_table(data, table_key)
-    if um_per_px is not None and not (np.isscalar(um_per_px) and np.isfinite(um_per_px) and um_per_px > 0):
+    if um_per_px is not None and not (isinstance(um_per_px, numbers.Real) and 0 < um_per_px < np.inf):
         raise ValueError(f"um_per_px={um_per_px!r} must be a positive number: micrometres per unit of obsm['spatial'].")
     labels = _library_labels(data, table, library_key)
     if data is table:
-        positions, find_image = _read_anndata(table, labels, image_key)
+        source, (positions, find_image, um_of) = "uns", _read_anndata(table, labels, image_key)
     else:
         from snrmix.regions import read_spatialdata
 
-        positions, find_image = read_spatialdata(data, table, labels, image_key)
+        source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
+    _check_finite(positions, table)
+    libraries = tuple(np.unique(labels).tolist())
+    if image is not None:
+        source, find_image = "image", _given_images(image, libraries)
+    images = tuple(find_image(name) for name in libraries) if with_images else ()
+
+    order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
+    library, positions = np.searchsorted(libraries, labels[order]), positions[order]
+    lattices = []
+    for code, name in enumerate(libraries):
+        rows, factors = library == code, _entry(table, name).get("scalefactors", {})
+        um = um_per_px if um_per_px is not None else um_of.get(name, np.nan)
+        lattice = measure_lattice(positions[rows], table.obs.iloc[order[rows]], factors, um)
+        if images:
+            if source == "uns":
+                check_spot_diameter(factors, lattice, name)
+            check_frame(images[code], positions[rows], patch_unit(lattice.pitch, lattice.um_per_px), source)
+        lattices.append(lattice)
+    pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
+    return Sites(order, np.asarray(table.obs_names, str)[order], libraries, library, positions, pitch, um, images)
+
+
+def _check_finite(positions: np.ndarray, table: AnnData) -> None:
     bad = ~np.isfinite(positions).all(1)
     if bad.any():
         raise ValueError(
-            f"{bad.sum()} of {len(bad)} sites have NaN or infinite coordinates, e.g. {table.obs_names[bad][0]!r}."
+            f"obsm['spatial'] is NaN or infinite at {bad.sum()} of {len(bad)} spots, e.g. {table.obs_names[bad][0]!r}; "
+            "fill in their coordinates, or drop these spots."
         )
-
-    libraries = tuple(sorted(set(labels)))
-    order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
-    library = np.searchsorted(libraries, labels[order])
-    images = ()
-    if with_images:
-        find_image = _given_images(image, libraries) if image is not None else find_image
-        images = tuple(find_image(name) for name in libraries)
-    positions = positions[order].astype(float)
-    pitch, um = np.empty(len(libraries)), np.full(len(libraries), np.nan)
-    for code, name in enumerate(libraries):
-        rows = library == code
-        lattice = measure_lattice(positions[rows], table.obs.iloc[order[rows]], _spot_diameter(table, name))
-        pitch[code] = lattice.pitch
-        um[code] = um_per_px if um_per_px is not None else lattice.pitch_um / lattice.pitch
-    sites = Sites(order, np.asarray(table.obs_names, str)[order], libraries, library, positions, pitch, um, images)
-    for code, section in enumerate(images):
-        check_frame(section, positions[library == code], pitch[code])
-    return sites
 
 
 def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray:
@@ -169,7 +174,7 @@ def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray
         region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
         library_key = region_key or ("library_id" if "library_id" in table.obs else None)
         if library_key is None:
-            known = list(table.uns.get("spatial", {}))
+            known = list(stored_sections(table))
             if len(known) > 1:
                 raise ValueError(
                     f"uns['spatial'] has {len(known)} libraries ({listing(known)}); say which observation is in which "
@@ -177,51 +182,53 @@ def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray
                 )
             return np.full(table.n_obs, known[0] if known else "library", dtype=object).astype(str)
     if library_key not in table.obs:
-        raise KeyError(
-            f"library_key={library_key!r} is not in obs; available: {listing(table.obs)}.{closest(library_key, table.obs)}"
-        )
+        hint = closest(library_key, table.obs)
+        raise KeyError(f"library_key={library_key!r} is not in obs; available: {listing(table.obs)}.{hint}")
     column = table.obs[library_key]
     if column.isna().any():
         raise ValueError(
-            f"obs[{library_key!r}] has {column.isna().sum()} missing values; every observation needs a library."
+            f"obs[{library_key!r}] has {column.isna().sum()} missing values; every observation needs a library: fill "
+            "them in, or drop these observations."
         )
     return column.astype(str).to_numpy(dtype=str)
 
 
 def _read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
+    """Positions, a function from library to its image, and no micrometres, as `snrmix.regions.read_spatialdata`."""
     if "spatial" not in table.obsm:
         raise KeyError(
             f"obsm['spatial'] (x, y in full-resolution pixels) is missing; obsm has: {listing(table.obsm)}. "
             "Store the coordinates there first."
         )
-    positions = np.asarray(table.obsm["spatial"], dtype=float)
+    try:
+        positions = np.asarray(table.obsm["spatial"], dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError("obsm['spatial'] must hold numbers: x and y in full-resolution pixels.") from error
     if positions.ndim != 2 or positions.shape[1] != 2:
         raise ValueError(f"obsm['spatial'] has shape {positions.shape}; expected ({table.n_obs}, 2): x and y.")
-    known = table.uns.get("spatial", {})
+    known = stored_sections(table)
 
     def find_image(library: str) -> SectionImage:
-        entry = known.get(library)
-        if entry is None and len(known) == 1 and len(set(labels)) == 1:
-            entry = next(iter(known.values()))
-        images = (entry or {}).get("images", {})
-        if not images:
+        entry = _entry(table, library) if len(set(labels)) == 1 else known.get(library, {})
+        if not entry.get("images"):
             raise KeyError(
                 f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "
                 "the pixels of obsm['spatial']), or use_rep= with features that are already in obsm."
             )
-        return _hires(entry, images, image_key, library)
+        return _stored_image(entry, image_key, library)
 
-    return positions, find_image
+    return positions, find_image, {}
 
 
-def _hires(entry: Mapping, images: Mapping, image_key: str | None, library: str) -> SectionImage:
-    factors = entry.get("scalefactors", {})
+def _stored_image(entry: Mapping, image_key: str | None, library: str) -> SectionImage:
+    """The image of ``uns["spatial"][library]`` that was asked for, or else the finest."""
+    images, factors = entry["images"], entry.get("scalefactors", {})
     if image_key is None:
         scaled = [k for k in images if f"tissue_{k}_scalef" in factors]
         if not scaled:
             raise KeyError(
                 f"uns['spatial'][{library!r}]['scalefactors'] has no 'tissue_<image>_scalef' for any of the images "
-                f"({listing(images)}); it has {listing(factors)}."
+                f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}."
             )
         image_key = max(scaled, key=lambda k: float(factors[f"tissue_{k}_scalef"]))
     if image_key not in images:
@@ -235,7 +242,12 @@ def _hires(entry: Mapping, images: Mapping, image_key: str | None, library: str)
             f"{image_key!r} per pixel of obsm['spatial']; it has {listing(factors)}."
         )
     factor = float(factors[f"tissue_{image_key}_scalef"])
-    return open_image(np.asarray(images[image_key]), scaling(factor), f"image {image_key!r} of library {library!r}")
+    if not 0 < factor < np.inf:
+        raise ValueError(
+            f"uns['spatial'][{library!r}]['scalefactors']['tissue_{image_key}_scalef'] is {factor}; it must be "
+            "positive."
+        )
+    return open_image(images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")
 
 
 def _given_images(image, libraries: tuple[str, ...]):
@@ -245,62 +257,31 @@ def _given_images(image, libraries: tuple[str, ...]):
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
             )
         return lambda library: open_image(image)
-    missing = [name for name in libraries if name not in image]
+    given = {str(name): one for name, one in image.items()}
+    missing = [name for name in libraries if name not in given]
     if missing:
-        raise KeyError(f"image= has no entry for library {listing(missing)}; it has {listing(image)}.")
-    return lambda library: open_image(image[library], name=f"image of library {library!r}")
+        raise KeyError(f"image= has no entry for library {listing(missing)}; it has {listing(given)}.")
+    return lambda library: open_image(given[library], name=f"image of library {library!r}")
 
 
-def _spot_diameter(table: AnnData, library: str) -> float:
-    known = table.uns.get("spatial", {})
-    entry = known.get(library) or (next(iter(known.values())) if len(known) == 1 else {})
-    return float(entry.get("scalefactors", {}).get("spot_diameter_fullres", np.nan))
-
-
-SMALLEST_PITCH_PX = 4
-FEW_PX = 12
-
-
-def check_frame(image: SectionImage, positions: np.ndarray, pitch: float) -> None:
-    """Refuse an image whose frame cannot be that of the positions.
+def stored_sections(table: AnnData) -> Mapping:
+    """What ``uns["spatial"]`` has, by library; empty where there is nothing.
 
     Raises
     ------
     ValueError
-        When positions lie outside the image, or neighbouring sites are closer than 4 pixels.
+        When it is not made as Space Ranger's readers make it.
     """
-    level = image.levels[0]
-    pixels = level.locate(positions)
-    height, width = level.pixels.shape[:2]
-    outside = ((pixels < 0) | (pixels > [width, height])).any(1)
-    if outside.any():
+    known = table.uns.get("spatial", {})
+    if not isinstance(known, Mapping) or not all(isinstance(entry, Mapping) for entry in known.values()):
         raise ValueError(
-            f"{outside.sum()} of {len(outside)} spots lie outside the {image.name} ({width} x {height} px): they span x "
-            f"{pixels[:, 0].min():.0f}..{pixels[:, 0].max():.0f}, y {pixels[:, 1].min():.0f}..{pixels[:, 1].max():.0f} in its "
-            "pixels. Coordinates must be in the frame of the image: full-resolution coordinates with a hires image "
-            "need uns['spatial'][library]['scalefactors']['tissue_hires_scalef'], or scale obsm['spatial'] to the image."
+            "uns['spatial'] must be a dict by library, with 'images' and 'scalefactors'; rename what is there, or make "
+            "it so."
         )
-    spacing = pitch * level.scale.min()
-    if spacing < SMALLEST_PITCH_PX:
-        raise ValueError(
-            f"neighbouring spots are {spacing:.1f} px apart on the {image.name} ({width} x {height} px), too close for "
-            "patches: check 'tissue_hires_scalef' (was obsm['spatial'] already scaled?) or pass a larger image with image=."
-        )
-    if spacing < FEW_PX:
-        logger.warning(
-            "neighbouring spots are only %.1f px apart on the %s: patches carry colour but little texture; "
-            "pass the full-resolution image with image= where you have it.", spacing, image.name,
-        )  # fmt: skip
+    return known
 
 
-def site_hashes(sites: Sites) -> np.ndarray:
-    """One 64-bit hash per site of its name, library and position, to recognise cached features of it."""
-    frame = pd.DataFrame(
-        {
-            "name": sites.names,
-            "library": np.asarray(sites.libraries, dtype=str)[sites.library],
-            "x": sites.positions[:, 0],
-            "y": sites.positions[:, 1],
-        }
-    )
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+def _entry(table: AnnData, library: str) -> Mapping:
+    """What ``uns["spatial"]`` has on a library; a single entry may have another name than the only library."""
+    known = stored_sections(table)
+    return known.get(library) or (next(iter(known.values())) if len(known) == 1 else {})

@@ -8,7 +8,7 @@ from snrmix.engine.scaling import standardise
 
 NEIGHBOURS = 10
 MOST_RIDGE_SPOTS = 6000  # the dual solve is cubic; above, ridge sees an even subset of the spots
-PENALTIES = 10.0 ** np.arange(0, 7)
+PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # per feature
 
 
 def spatial_knn(
@@ -60,10 +60,11 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
     eigenvalues, vectors = np.linalg.eigh(x @ x.T)
     rotated = vectors.T @ y
     best, best_error = None, np.inf
-    for penalty in PENALTIES * values.shape[1] / 100:
+    for penalty in PENALTIES * values.shape[1]:
         inverse = 1 / (np.maximum(eigenvalues, 0) + penalty)
         dual = vectors @ (inverse[:, None] * rotated)
-        error = np.mean((dual / (vectors**2 @ inverse)[:, None]) ** 2)
+        leverage = vectors**2 @ inverse - 1 / (len(x) * penalty)  # the intercept takes a degree of freedom
+        error = np.mean((dual / leverage[:, None]) ** 2)
         if error < best_error:
             best, best_error = dual, error
     return (((values[targets] - centre) @ x.T) @ best + mean).astype(np.float32)

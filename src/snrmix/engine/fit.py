@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix.engine.conformal import Calibration, calibrate
 from snrmix.engine.crossfit import NetworkFit, Section, fit_network
-from snrmix.engine.folds import Fold
+from snrmix.engine.folds import Fold, distance_to_measured
+from snrmix.engine.kriging import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
 from snrmix.engine.network import Training
-from snrmix.engine.score import baselines, per_gene, score_table
+from snrmix.engine.score import baselines, better_than_all, score_methods
+from snrmix.engine.stack import Stack, combine, fit_stack
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class Settings:
     mixing: Mixing
     losses: Losses
     training: Training
+    kriging: bool
     seed: int
+    device: str
 
 
 @dataclass(frozen=True)
-class SectionFit:
-    """Predictions for a section and how good they are.
+class Member:
+    """A predictor of the stack.
 
     Parameters
     ----------
@@ -35,28 +40,135 @@ class SectionFit:
         float32, (measured, genes); NaN where a spot was never held out.
     predicted
         float32, (unmeasured, genes).
-    genes
-        Scores per gene.
-    scores
-        Scores per method, see `snrmix.engine.score.score_table`.
-    network
-        The trained networks.
     """
 
     out_of_fold: np.ndarray
     predicted: np.ndarray
+
+
+@dataclass(frozen=True)
+class SectionFit:
+    """Predictions for a section, their uncertainty, and how good they are.
+
+    Parameters
+    ----------
+    out_of_fold, out_of_fold_sd
+        float32, (measured, genes); NaN where a spot was never held out.
+    predicted, predicted_sd
+        float32, (unmeasured, genes).
+    genes
+        Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
+    scores
+        Per method, see `snrmix.engine.score.score_methods`; the method itself is ``"snrmix"``.
+    scored
+        Indices of the measured spots that were held out once, and so scored.
+    calibration
+        Makes intervals of any level.
+    network
+        The trained networks; ``None`` without features.
+    record
+        What was chosen on the way: shared weights, their spread, kriging choices.
+    """
+
+    out_of_fold: np.ndarray
+    out_of_fold_sd: np.ndarray
+    predicted: np.ndarray
+    predicted_sd: np.ndarray
     genes: pd.DataFrame
     scores: pd.DataFrame
-    network: NetworkFit
+    scored: np.ndarray
+    calibration: Calibration
+    network: NetworkFit | None
+    record: dict
 
 
 def fit_section(section: Section, folds: list[Fold], settings: Settings) -> SectionFit:
-    """Cross-fit, predict the unmeasured sites, and score on the spots that were held out."""
-    network = fit_network(section, folds, settings.mixing, settings.losses, settings.training, settings.seed)
-    predicted = network.predict(section.features[section.unmeasured])
-    scored = np.isfinite(network.out_of_fold[:, 0])
-    values = {"network": network.out_of_fold, **baselines(section, folds)}
-    values = {name: array[scored] for name, array in values.items()}
-    observed = section.expression[scored]
-    genes = per_gene(observed, values["network"], values["mean"])
-    return SectionFit(network.out_of_fold, predicted, genes, score_table(observed, values), network)
+    """Cross-fit network and kriging, stack them per gene, calibrate, and score on the spots that were held out.
+
+    Parameters
+    ----------
+    section
+        The data.
+    folds
+        Of one repeat or more; scores and weights use the folds of the first, network values the mean over repeats.
+    settings
+        What to fit.
+    """
+    first = [fold for fold in folds if fold.repeat == 0]
+    scored = np.sort(np.concatenate([fold.held_out for fold in first]))
+    members: dict[str, Member] = {}
+    network = kriged = None
+    if section.features.shape[1]:
+        network = fit_network(section, folds, settings.mixing, settings.losses, settings.training, settings.seed)
+        members["network"] = Member(network.out_of_fold, network.predict(section.features[section.unmeasured]))
+    if settings.kriging:
+        kriged = krige_section(section, first, settings.device)
+        members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
+    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
+    context, context_unmeasured = scale_context(section, first, scored, kriged)
+    calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
+    out_of_fold_sd = np.full_like(out_of_fold, np.nan)
+    out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
+    predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
+
+    references = baselines(section, first)
+    methods = {"snrmix": out_of_fold, **{name: m.out_of_fold for name, m in members.items()}, **references}
+    scores, by_gene = score_methods(section.expression, methods, scored)
+    genes = by_gene["snrmix"]
+    genes["reliable"] = better_than_all(
+        section.expression, out_of_fold, list(references.values()), scored, section.positions[section.measured],
+        section.library[section.measured], np.random.default_rng(settings.seed),
+    )  # fmt: skip
+    for name, weight in zip(members, stack.weights, strict=True):
+        genes[f"weight_{name}"] = weight
+    record = {
+        "shared_weights": dict(zip(members, stack.shared, strict=True)),
+        "weight_spread": stack.spread,
+        "kriging": pd.DataFrame([*kriged.record["components"], kriged.record["remainder"]]) if kriged else {},
+    }
+    return SectionFit(
+        out_of_fold, out_of_fold_sd, predicted, predicted_sd, genes, scores, scored, calibration, network, record
+    )
+
+
+def stack_members(
+    section: Section, folds: list[Fold], scored: np.ndarray, members: dict[str, Member]
+) -> tuple[Stack, np.ndarray, np.ndarray]:
+    """Weights, honest out-of-fold values and predictions. A single member is taken as it is.
+
+    With one fold, the weights that score one half of its spots come from the other half.
+    """
+    fold_of = np.empty(len(section.expression), int)
+    for k, fold in enumerate(folds):
+        fold_of[fold.held_out] = k
+    means = np.stack([section.expression[fold.train].mean(0) for fold in folds])
+    fold_of = fold_of[scored]
+    if len(folds) == 1:
+        fold_of, means = np.arange(len(scored)) % 2, np.repeat(means, 2, axis=0)
+    values = [member.out_of_fold[scored] for member in members.values()]
+    if len(members) == 1:
+        only = next(iter(members.values()))
+        weights = np.ones((1, section.expression.shape[1]))
+        stack = Stack(weights, np.ones(1), 0.0, np.maximum(values[0], 0))
+        predicted = np.maximum(only.predicted, 0)
+    else:
+        stack = fit_stack(section.expression[scored], values, means, fold_of)
+        predicted = combine(
+            [member.predicted for member in members.values()], section.expression.mean(0), stack.weights
+        )
+    out_of_fold = np.full(section.expression.shape, np.nan, np.float32)
+    out_of_fold[scored] = stack.out_of_fold
+    return stack, out_of_fold, predicted
+
+
+def scale_context(section: Section, folds: list[Fold], scored: np.ndarray, kriged) -> tuple[list, list]:
+    """What the size of an error may depend on, at scored and at unmeasured sites: log distance, log kriging sd."""
+    distance = np.empty(len(section.measured))
+    for fold in folds:
+        train, held_out = section.measured[fold.train], section.measured[fold.held_out]
+        distance[fold.held_out] = distance_to_measured(section.positions, section.library, train, held_out)
+    away = distance_to_measured(section.positions, section.library, section.measured, section.unmeasured)
+    at_scored, elsewhere = [np.log(np.maximum(d, 0.1))[:, None] for d in (distance[scored], away)]
+    if kriged is None:
+        return [at_scored], [elsewhere]
+    return [at_scored, np.log(kriged.out_of_fold_sd[scored])], [elsewhere, np.log(kriged.predicted_sd)]

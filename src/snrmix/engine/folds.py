@@ -3,31 +3,109 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
+
+CLUMPINESS = (2, 4, 8, 16)  # candidate clusters per fold; random folds are the limit of many
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One split of the measured spots: indices into them, ascending."""
-
-    train: np.ndarray
-    held_out: np.ndarray
-
-
-def make_folds(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> list[Fold]:
-    """Split spots into folds of equal size within each library.
+    """One split of the measured spots.
 
     Parameters
     ----------
-    library
-        Shape (n,), int codes of the measured spots.
-    n_folds
-        At least 2.
+    train, held_out
+        Indices into the measured spots, ascending.
+    repeat
+        The folds of one repeat hold out every measured spot once.
     """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    repeat: int = 0
+
+
+def make_folds(
+    positions: np.ndarray,
+    library: np.ndarray,
+    measured: np.ndarray,
+    n_folds: int,
+    n_repeats: int,
+    rng: np.random.Generator,
+) -> tuple[list[Fold], int]:
+    """Folds whose held-out spots are as far from training spots as unmeasured sites are from measured ones.
+
+    Random folds fit scattered missing spots. Where whole regions are missing, spots are held out in clusters, with the
+    number of clusters for which the two distributions of the distance to the nearest spot match best (k-fold nearest
+    neighbour distance matching, Linnenbrink et al. 2024, doi:10.5194/gmd-17-5897-2024).
+
+    Parameters
+    ----------
+    positions, library
+        Shape (n, 2), in pitches, and (n,), of all sites.
+    measured
+        Indices of the measured sites.
+    n_folds, n_repeats
+        At least 2 folds; every repeat draws its own.
+    rng
+        Draws folds and clusters.
+
+    Returns
+    -------
+    tuple
+        The folds, repeat by repeat, and the clusters per fold (0 for random folds).
+    """
+    own = library[measured]
+    wanted = distance_to_measured(positions, library, measured)
+    first = [random_assignment(own, n_folds, rng)]
+    clusters = 0
+    if len(wanted):
+        first += [clustered_assignment(positions[measured], own, n_folds, c, rng) for c in CLUMPINESS]
+        mismatch = [wasserstein(wanted, held_out_distance(positions[measured], own, fold)) for fold in first]
+        # Clusters cost training spots where they are needed, so they have to match clearly better.
+        best = int(np.argmin(mismatch))
+        clusters = CLUMPINESS[best - 1] if best and mismatch[best] < 0.8 * mismatch[0] else 0
+    chosen = [first[0] if not clusters else first[1 + CLUMPINESS.index(clusters)]]
+    for _ in range(n_repeats - 1):
+        chosen.append(
+            clustered_assignment(positions[measured], own, n_folds, clusters, rng)
+            if clusters
+            else random_assignment(own, n_folds, rng)
+        )
+    folds = [
+        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat)
+        for repeat, fold in enumerate(chosen)
+        for k in range(n_folds)
+    ]
+    return folds, clusters
+
+
+def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Fold of every spot, shape (n,): equal sizes within each library."""
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = rng.permutation(np.flatnonzero(library == code))
         fold[rows] = (np.arange(len(rows)) + rng.integers(n_folds)) % n_folds
-    return [Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
+    return fold
+
+
+def clustered_assignment(
+    positions: np.ndarray, library: np.ndarray, n_folds: int, clusters: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Fold of every spot, shape (n,): ``clusters`` compact groups per fold and library, dealt out by size."""
+    from sklearn.cluster import KMeans
+
+    fold = np.empty(len(library), dtype=int)
+    for code in np.unique(library):
+        rows = np.flatnonzero(library == code)
+        count = min(clusters * n_folds, len(rows) // 2)
+        label = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit_predict(positions[rows])
+        sizes, filled = np.bincount(label, minlength=count), np.zeros(n_folds)
+        for cluster in np.argsort(-sizes, kind="stable"):
+            smallest = int(np.argmin(filled))
+            filled[smallest] += sizes[cluster]
+            fold[rows[label == cluster]] = smallest
+    return fold
 
 
 def single_split(library: np.ndarray, share: float, rng: np.random.Generator) -> list[Fold]:
@@ -37,3 +115,40 @@ def single_split(library: np.ndarray, share: float, rng: np.random.Generator) ->
         rows = np.flatnonzero(library == code)
         held[rng.choice(rows, size=max(1, round(share * len(rows))), replace=False)] = True
     return [Fold(np.flatnonzero(~held), np.flatnonzero(held))]
+
+
+def distance_to_measured(
+    positions: np.ndarray, library: np.ndarray, measured: np.ndarray, sites: np.ndarray | None = None
+) -> np.ndarray:
+    """Distance of sites (default: the unmeasured) to the nearest measured site of their library, in pitches.
+
+    Sites of libraries without a measured site are given the largest distance found, or are left out by default.
+    """
+    is_measured = np.zeros(len(library), bool)
+    is_measured[measured] = True
+    leave_out = sites is None
+    sites = np.flatnonzero(~is_measured) if sites is None else sites
+    distance = np.full(len(sites), np.nan)
+    for code in np.unique(library[sites]):
+        train, wanted = np.flatnonzero(is_measured & (library == code)), library[sites] == code
+        if len(train):
+            distance[wanted] = cKDTree(positions[train]).query(positions[sites[wanted]])[0]
+    if leave_out:
+        return distance[~np.isnan(distance)]
+    return np.where(np.isnan(distance), np.nanmax(distance, initial=1.0), distance)
+
+
+def held_out_distance(positions: np.ndarray, library: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Distance of every measured spot to the nearest one outside its fold and in its library, shape (n,), in pitches."""
+    distance = np.empty(len(fold))
+    for k in np.unique(fold):
+        rows = np.flatnonzero(fold == k)
+        distance[rows] = distance_to_measured(positions, library, np.flatnonzero(fold != k), rows)
+    return distance
+
+
+def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """Area between two empirical distribution functions."""
+    from scipy.stats import wasserstein_distance
+
+    return float(wasserstein_distance(a, b))

@@ -28,7 +28,7 @@ class Losses:
 
     vicinal: float = 1.0
     consistency: float = 0.5
-    edge: float = 0.5
+    edge: float = 0.1
     correlation: float = 0.1
 
     def __post_init__(self):

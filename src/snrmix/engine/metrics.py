@@ -30,3 +30,38 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = (x - x.mean(0, dtype=np.float64) for x in (a, b))
     product, norm = (a * b).sum(0), np.sqrt((a * a).sum(0) * (b * b).sum(0))
     return np.where(norm > 1e-12, product / np.where(norm > 1e-12, norm, 1), 0.0)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman rank correlation of each column over all rows, ties sharing their mean rank; 0 where a column is constant."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(a, axis=0), rankdata(b, axis=0))
+
+
+def moran(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Moran's I of each column, the weights of a spot's neighbours summing to 1 (Moran 1950, Biometrika 37, 17).
+
+    Parameters
+    ----------
+    values
+        Shape (n, genes).
+    neighbours
+        Shape (n, k): indices of the neighbours of a spot, -1 where there are fewer. Spots without any count in the
+        variance only.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (genes,); NaN where the column is constant or no spot has a neighbour.
+    """
+    present = neighbours >= 0
+    degree = present.sum(1)
+    centred = values - values.mean(0, dtype=np.float64)
+    lagged = np.zeros_like(centred)
+    for column, there in zip(neighbours.T, present.T, strict=True):
+        lagged[there] += centred[column[there]]
+    lagged /= np.maximum(degree, 1)[:, None]
+    variance, linked = np.mean(centred**2, axis=0), (degree > 0).sum()
+    defined = (variance > 1e-12) & (linked > 0)
+    return np.where(defined, (centred * lagged).sum(0) / np.where(defined, variance * linked, 1), np.nan)

@@ -17,6 +17,8 @@ from snrmix.engine.mix import Mixing, PartnerTable
 from snrmix.engine.scaling import CLIP, standard_scale
 from snrmix.engine.targets import Targets
 
+WIDE = 4000  # inputs for which learning_rate is meant
+
 
 @dataclass(frozen=True)
 class Training:
@@ -33,14 +35,15 @@ class Training:
         Passed to ``lightning.Trainer``.
     """
 
-    max_epochs: int = 60
+    max_epochs: int = 80
     early_stopping: bool = True
-    patience: int = 12
+    patience: int = 10
     hidden: int = 256
     dropout: float = 0.5
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-4
     weight_decay: float = 1e-2
     weight_average: float = 0.95
+    stem_boost: float = 30.0
     steps_per_epoch: int = 16
     smallest_batch: int = 32
     largest_batch: int = 256
@@ -114,13 +117,13 @@ class Heads(lightning.LightningModule):
     def training_step(self, step):
         """Mix a batch of pairs in feature space; all loss terms come from one pass.
 
-        With one dropout mask for a spot, its partner and their mixture the first layer is linear in its input, so the
-        mixture of the pre-activations is the pre-activation of the mixture, and it is computed once.
+        Dropout of inputs removes the same features from all spots of a step, so that only the others are multiplied.
+        The first layer is then linear in its input and the same for a spot, its partner and their mixture: the mixture
+        of the pre-activations is the pre-activation of the mixture, and it is computed once.
         """
         anchors = self.order[:, step * self.batch : (step + 1) * self.batch]
         partners, share = self.mixing.draw(anchors, self.table, self.generator)
-        keep = self._mask((*anchors.shape, self.features.shape[1]))
-        first, second = (self._stem(self._standardised(spots) * keep) for spots in (anchors, partners))
+        first, second = self._stem(torch.cat([anchors, partners], 1)).split(anchors.shape[1], dim=1)
         heads = torch.arange(len(anchors), device=self.device)[:, None]
         stacked = [torch.lerp(second, first, share), *((first, second) if self.losses.needs_ends else ())]
         hidden = functional.gelu(torch.cat(stacked, 1))
@@ -130,12 +133,15 @@ class Heads(lightning.LightningModule):
         self.epoch_loss += loss.detach() / self.steps
         return loss.sum()
 
-    def _standardised(self, spots):
-        values = self.features[spots].float()
-        return ((values - self.centre) * self.inverse_scale).clamp_(-CLIP, CLIP)
-
-    def _stem(self, values):
-        return torch.baddbmm(self.stem_bias, values, self.stem_weight)
+    def _stem(self, spots):
+        """Pre-activations of spots, (K, b) -> (K, b, hidden), from the features that dropout leaves in this step."""
+        k, d = len(spots), self.features.shape[1]
+        kept = max(1, round(d * (1 - self.options.dropout)))
+        columns = torch.rand(k, d, generator=self.generator, device=self.device).argsort(1)[:, :kept]
+        weight = self.stem_weight.gather(1, columns[..., None].expand(-1, -1, self.stem_weight.shape[2])) * (d / kept)
+        values = torch.stack([self.features[spots[head]][:, columns[head]] for head in range(k)]).float()
+        centre, scale = (x.expand(k, -1, -1).gather(2, columns[:, None]) for x in (self.centre, self.inverse_scale))
+        return torch.baddbmm(self.stem_bias, ((values - centre) * scale).clamp_(-CLIP, CLIP), weight)
 
     def _mask(self, shape):
         keep = 1 - self.options.dropout
@@ -168,9 +174,14 @@ class Heads(lightning.LightningModule):
 
     def configure_optimizers(self):
         """AdamW with a cosine to zero; biases do not decay."""
-        decay = [self.stem_weight, self.head_weight]
-        groups = [{"params": decay}, {"params": [self.stem_bias, self.head_bias], "weight_decay": 0.0}]
         options = self.options
+        # A step of Adam moves a sum over d inputs by d times the rate: few inputs need, and stand, a larger one.
+        stem_rate = options.learning_rate * float(np.clip(WIDE / self.features.shape[1], 1, options.stem_boost))
+        groups = [
+            {"params": [self.stem_weight], "lr": stem_rate},
+            {"params": [self.head_weight]},
+            {"params": [self.stem_bias, self.head_bias], "weight_decay": 0.0},
+        ]
         optimiser = torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
         total = max(self.steps * options.max_epochs, 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -182,12 +193,14 @@ class Heads(lightning.LightningModule):
 class Selection:
     """Keeps, for every network, the weights of the best epoch, without letting spots choose their own epoch.
 
-    With several folds, the epoch of a network is judged by the held-out spots of the other folds. With one fold its
-    weights are judged by all held-out spots, and the predictions that will be scored, half by half, by the other half.
+    With several folds, the epoch of a network is judged by the held-out spots of the other folds of its repeat. With one
+    fold its weights are judged by all held-out spots, and the predictions that will be scored, half by half, by the
+    other half.
     """
 
     def __init__(self, folds: list[Fold], options: Training):
         self.options = options
+        self.repeat = np.array([fold.repeat for fold in folds])
         halves = [np.arange(len(folds[0].held_out)) % 2 == half for half in (0, 1)]
         self.parts = [[np.ones(len(f.held_out), bool)] for f in folds] if len(folds) > 1 else [halves]
         self.best_weights_error = np.full(len(folds), np.inf)
@@ -213,7 +226,7 @@ class Selection:
         means = np.array([e.mean() for e in errors])
         self.curve.append(list(means))
         for k in range(len(errors)):
-            others = np.delete(means, k).mean() if len(means) > 1 else means[k]
+            others = means[self._others(k)].mean() if len(means) > 1 else means[k]
             if self._better(others, self.best_weights_error[k]):
                 self.best_weights_error[k], self.best_epoch[k] = others, epoch
                 self.kept[k] = {name: value[k].clone() for name, value in weights.items()}
@@ -226,6 +239,10 @@ class Selection:
                     rows = torch.as_tensor(np.flatnonzero(part), device=predicted[k].device)
                     self.held_out[k][rows] = predicted[k][rows]
         return self.options.early_stopping and epoch - self.best_epoch.max() >= self.options.patience
+
+    def _others(self, k: int) -> np.ndarray:
+        """The other networks of the same repeat: together they hold out the spots that network ``k`` trains on."""
+        return np.flatnonzero((self.repeat == self.repeat[k]) & (np.arange(len(self.repeat)) != k))
 
     def _better(self, error: float, best: float) -> bool:
         return error < best or not self.options.early_stopping

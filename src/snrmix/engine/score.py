@@ -8,35 +8,36 @@ import pandas as pd
 from snrmix.engine.baselines import ridge, spatial_knn
 from snrmix.engine.crossfit import Section
 from snrmix.engine.folds import Fold
-from snrmix.engine.metrics import gene_scores, pearson
+from snrmix.engine.metrics import gene_scores
 
-
-def out_of_fold(section: Section, folds: list[Fold], predict) -> np.ndarray:
-    """Out-of-fold values of ``predict(train sites, target sites, expression)``; NaN where a spot was never held out."""
-    values = np.full(section.expression.shape, np.nan, np.float32)
-    for fold in folds:
-        train, held_out = section.measured[fold.train], section.measured[fold.held_out]
-        values[fold.held_out] = predict(train, held_out, section.expression[fold.train])
-    return values
+GENE_CHUNK = 1024
+RESAMPLES = 1999
+SPOTS_PER_BLOCK = 8
+FALSE_DISCOVERIES = 0.05
 
 
 def baselines(section: Section, folds: list[Fold]) -> dict[str, np.ndarray]:
     """Out-of-fold values of the mean, spatial kNN and (with features) ridge, each float32, (measured, genes)."""
-    found = {
-        "mean": out_of_fold(section, folds, lambda train, targets, y: y.mean(0)),
-        "spatial kNN": out_of_fold(
-            section, folds, lambda train, targets, y: spatial_knn(section.positions, section.library, train, targets, y)
-        ),
+    methods = {
+        "mean": lambda train, targets, y: y.mean(0),
+        "spatial kNN": lambda train, targets, y: spatial_knn(section.positions, section.library, train, targets, y),
     }
     if section.features.shape[1]:
-        found["ridge"] = out_of_fold(
-            section, folds, lambda train, targets, y: ridge(section.features, train, targets, y)
-        )
+        methods["ridge"] = lambda train, targets, y: ridge(section.features, train, targets, y)
+    found = {}
+    for name, predict in methods.items():
+        values = np.full(section.expression.shape, np.nan, np.float32)
+        for fold in folds:
+            train, held_out = section.measured[fold.train], section.measured[fold.held_out]
+            values[fold.held_out] = predict(train, held_out, section.expression[fold.train])
+        found[name] = values
     return found
 
 
-def score_table(observed: np.ndarray, predicted: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row per method.
+def score_methods(
+    observed: np.ndarray, predicted: dict[str, np.ndarray], rows: np.ndarray
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Score every method on the same spots.
 
     Parameters
     ----------
@@ -44,17 +45,88 @@ def score_table(observed: np.ndarray, predicted: dict[str, np.ndarray]) -> pd.Da
         Shape (spots, genes).
     predicted
         Values of every method, the same shape, with ``"mean"`` among them.
+    rows
+        Indices of the spots to score on.
 
     Returns
     -------
-    pandas.DataFrame
-        Columns ``mse``, ``mse_ratio`` (to the mean's, a ratio of sums over genes) and ``pearson`` (mean over genes).
+    tuple
+        A table with one row per method (``mse``, ``mse_ratio`` to the mean's as a ratio of sums over genes, ``pearson``
+        as mean over genes), and for every method a table with one row per gene, see `gene_scores`.
     """
-    errors = {name: np.mean((values - observed) ** 2, dtype=np.float64) for name, values in predicted.items()}
-    rows = [(errors[name], errors[name] / errors["mean"], pearson(observed, v).mean()) for name, v in predicted.items()]
-    return pd.DataFrame(rows, index=pd.Index(list(predicted), name="method"), columns=["mse", "mse_ratio", "pearson"])
+    by_gene = {}
+    for name, values in predicted.items():
+        parts = []
+        for start in range(0, observed.shape[1], GENE_CHUNK):
+            some = slice(start, start + GENE_CHUNK)
+            columns = (array[rows, some] for array in (observed, values, predicted["mean"]))
+            parts.append(pd.DataFrame(gene_scores(*columns)))
+        by_gene[name] = pd.concat(parts, ignore_index=True)
+    table = pd.DataFrame(
+        {name: {"mse": genes["mse"].mean(), "pearson": genes["pearson"].mean()} for name, genes in by_gene.items()}
+    ).T
+    table.insert(1, "mse_ratio", table["mse"] / table.loc["mean", "mse"])
+    return table.rename_axis("method"), by_gene
 
 
-def per_gene(observed: np.ndarray, predicted: np.ndarray, mean: np.ndarray) -> pd.DataFrame:
-    """Columns ``pearson``, ``mse`` and ``explained`` of `gene_scores`, one row per gene."""
-    return pd.DataFrame(gene_scores(observed, predicted, mean))
+def better_than_all(
+    observed: np.ndarray,
+    ours: np.ndarray,
+    others: list[np.ndarray],
+    rows: np.ndarray,
+    positions: np.ndarray,
+    library: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Genes on which a method has a lower squared error than each of the others, at a false discovery rate of 5 %.
+
+    Neighbouring spots are not independent, so compact blocks of about 8 spots are resampled together. A gene's p value
+    is the largest of those against each other method: all must be beaten (intersection-union test); Benjamini-Hochberg
+    over genes.
+
+    Parameters
+    ----------
+    observed, ours, others
+        Shape (n, genes).
+    rows
+        Indices of the spots to compare on.
+    positions, library
+        Of the n spots.
+    rng
+        Draws blocks and resamples.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape (genes,).
+    """
+    from scipy.stats import false_discovery_control
+
+    block = spatial_blocks(positions[rows], library[rows], rng)
+    membership = np.eye(block.max() + 1, dtype=np.float32)[:, block]
+    resamples = rng.multinomial(len(membership), np.full(len(membership), 1 / len(membership)), size=RESAMPLES)
+    worst = np.zeros(observed.shape[1])
+    for start in range(0, observed.shape[1], GENE_CHUNK):
+        some = slice(start, start + GENE_CHUNK)
+        y = observed[rows, some]
+        error = (ours[rows, some] - y) ** 2
+        for other in others:
+            gain = membership @ ((other[rows, some] - y) ** 2 - error)
+            not_better = (resamples.astype(np.float32) @ gain <= 0).sum(0)
+            worst[some] = np.maximum(worst[some], (1 + not_better) / (1 + RESAMPLES))
+    return false_discovery_control(worst) <= FALSE_DISCOVERIES
+
+
+def spatial_blocks(positions: np.ndarray, library: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Number compact groups of about 8 spots, none across libraries; shape (n,)."""
+    from sklearn.cluster import KMeans
+
+    block, first = np.empty(len(positions), int), 0
+    for code in np.unique(library):
+        own = np.flatnonzero(library == code)
+        count = max(1, len(own) // SPOTS_PER_BLOCK)
+        label = KMeans(count, n_init=1, max_iter=20, random_state=int(rng.integers(2**31))).fit_predict(positions[own])
+        _, block[own] = np.unique(label, return_inverse=True)
+        block[own] += first
+        first = block[own].max() + 1
+    return block

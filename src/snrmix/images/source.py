@@ -1,11 +1,20 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from snrmix._log import logger
+
 TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".svs"}
+IN_MEMORY_BYTES = 2 * 2**30
+DARK_SHARE = 0.25  # glass is the brightest part of a section: below this share of white the values mean something else
+
+
+class ImageFileError(OSError, ValueError):
+    """An image file that does not exist or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,7 @@ class Level:
     Parameters
     ----------
     pixels
-        Array, shape (y, x, channels); sliced lazily when it is a dask array.
+        uint8 RGB, shape (y, x, 3); sliced lazily when it is a dask array.
     affine
         Shape (2, 3); maps a site position (x, y) of the section's frame to (x, y) pixels of this level.
     """
@@ -31,6 +40,16 @@ class Level:
     def locate(self, positions: np.ndarray) -> np.ndarray:
         """Pixel coordinates (x, y) of positions of the frame."""
         return positions @ self.affine[:, :2].T + self.affine[:, 2]
+
+    def in_memory(self) -> Level:
+        """The level read at once where that takes at most 2 GiB and a quarter of the free memory, else as it is.
+
+        Patches overlap, and a lazy array may stand for a file that is decoded as a whole for every piece of it.
+        """
+        import psutil
+
+        fits = self.pixels.nbytes <= min(IN_MEMORY_BYTES, psutil.virtual_memory().available / 4)
+        return replace(self, pixels=np.asarray(self.pixels)) if fits else self
 
 
 @dataclass(frozen=True)
@@ -66,13 +85,12 @@ def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> 
 
     Raises
     ------
-    ValueError, TypeError, FileNotFoundError
+    ValueError, TypeError
         When it is not an image of 1, 3 or 4 channels, or cannot be read.
     """
     affine = scaling(1.0) if affine is None else np.asarray(affine, float)
     if isinstance(image, str | Path):
-        arrays = _read_path(Path(image))
-        name = str(image)
+        arrays, name = _read_path(Path(image)), str(image)
     elif hasattr(image, "dims") and hasattr(image, "transpose"):
         arrays = [_from_data_array(image, name)]
     elif hasattr(image, "ndim") and hasattr(image, "shape"):
@@ -82,30 +100,46 @@ def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> 
             f"image must be a path, an array (y, x, channels) or a DataArray, not {type(image).__name__}. "
             "For several libraries pass a dict: image={library: image}."
         )
-    arrays = [_check(array, name) for array in arrays]
     height, width = arrays[0].shape[:2]
-    levels = []
-    for array in arrays:
-        shrink = np.array([array.shape[1] / width, array.shape[0] / height])
-        levels.append(Level(array, affine * shrink[:, None]))
+    shrink = [np.array([[array.shape[1] / width], [array.shape[0] / height]]) for array in arrays]
+    return section_image(arrays, [affine * factor for factor in shrink], name)
+
+
+def section_image(arrays: list, affines: list[np.ndarray], name: str) -> SectionImage:
+    """The levels of one image, shape (y, x, channels), finest first, with their frames.
+
+    Raises
+    ------
+    ValueError
+        For arrays that are no picture: shape, dtype or values.
+    """
+    arrays = [_picture(array, name) for array in arrays]
+    convert = _conversion(arrays[-1], name)
+    levels = (Level(_convert(a, convert), affine) for a, affine in zip(arrays, affines, strict=True))
     return SectionImage(tuple(levels), name)
 
 
 def _read_path(path: Path) -> list:
     if not path.is_file():
-        raise FileNotFoundError(f"image file {str(path)!r} does not exist.")
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        return _read_tiff(path)
-    from PIL import Image, UnidentifiedImageError
+        raise ImageFileError(
+            f"image={str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}; pass a file."
+        )
+    try:
+        return _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else [_read_pillow(path)]
+    except OSError as error:
+        raise ImageFileError(
+            f"image={str(path)!r} is no image that can be read ({error}); pass JPEG, PNG, TIFF or an array."
+        ) from error
+
+
+def _read_pillow(path: Path) -> np.ndarray:
+    from PIL import Image
 
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # sections are larger than Pillow's safety limit
     try:
         with Image.open(path) as opened:
-            return [np.asarray(opened.convert("RGB"))]
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{str(path)!r} is not an image that can be read; pass JPEG, PNG, TIFF or an array."
-        ) from error
+            is_wide = opened.mode.startswith(("I", "F"))  # 16 or 32 bits, which conversion to RGB would clip
+            return np.asarray(opened if is_wide else opened.convert("RGB"))
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -115,10 +149,12 @@ def _read_tiff(path: Path) -> list:
     import tifffile
     import zarr
 
-    with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        axes = series.axes
-        count = len(series.levels)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            axes, count = series.axes, len(series.levels)
+    except (tifffile.TiffFileError, IndexError) as error:
+        raise OSError(error) from error
     arrays = []
     for level in range(count):
         store = zarr.open(tifffile.imread(path, aszarr=True, series=0, level=level), mode="r")
@@ -142,23 +178,88 @@ def _to_yxc(array, axes: str, name: str):
 
 def _from_data_array(image, name: str):
     dims = [str(d) for d in image.dims]
-    if not {"y", "x"} <= set(dims):
-        raise ValueError(f"{name} has dimensions {dims}; they must include 'y' and 'x' (and 'c' for channels).")
+    if not {"y", "x"} <= set(dims) <= {"y", "x", "c"}:
+        raise ValueError(f"{name} has dimensions {dims}; they must be 'y' and 'x', and 'c' for channels.")
     return image.transpose(*[d for d in ("y", "x", "c") if d in dims]).data
 
 
-def _check(array, name: str):
+def _picture(array, name: str):
+    """The array with its channels last, as numpy or dask."""
+    if not isinstance(array, np.ndarray) and not hasattr(array, "dask"):
+        array = _from_array_like(array)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        hint = (
-            " It looks channel-first: pass image.transpose(1, 2, 0)."
-            if array.ndim == 3 and array.shape[0] in (1, 3, 4)
-            else ""
-        )
+        channel_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = " It looks channel-first: pass image.transpose(1, 2, 0)." if channel_first else ""
         raise ValueError(
             f"{name} has shape {tuple(array.shape)}; expected (y, x, channels) with 1, 3 or 4 channels.{hint}"
         )
     if array.dtype.kind not in "uif":
         raise ValueError(f"{name} has dtype {array.dtype}; expected uint8, uint16 or float pixels.")
     return array
+
+
+def _from_array_like(array):
+    """Zarr and h5py arrays stay on disk; anything else becomes a numpy array."""
+    if not hasattr(array, "chunks"):
+        return np.asarray(array)
+    import dask.array as da
+
+    return da.from_array(array)
+
+
+def _conversion(array, name: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How pixels become uint8 RGB; ``None`` where they are."""
+    channels, is_float = array.shape[2], array.dtype.kind == "f"
+    if array.dtype == np.uint8 and channels == 3:
+        return None
+    white = 255 if array.dtype == np.uint8 else _white_level(coarse_sample(array), name)
+
+    def convert(region: np.ndarray) -> np.ndarray:
+        region = np.repeat(region, 3, axis=2) if channels == 1 else region[:, :, :3]
+        if is_float:  # missing pixels are taken as glass
+            return np.rint(np.clip(np.nan_to_num(region, nan=white), 0, white) * (255 / white)).astype(np.uint8)
+        return (region >> 8 if white > 255 else region.clip(0, 255)).astype(np.uint8)
+
+    return convert
+
+
+def _white_level(sample: np.ndarray, name: str) -> int:
+    """What stands for white, from the values: 1 or 255 for floats; for integers 255 where none is larger, else 65,535.
+
+    Raises
+    ------
+    ValueError
+        When the values are none of these.
+    """
+    known = sample[np.isfinite(sample)]
+    lowest, highest = (float(known.min()), float(known.max())) if known.size else (np.nan, np.nan)
+    whites, slack = ((1, 255), 1.1) if sample.dtype.kind == "f" else ((255, 65535), 1)
+    white = next((w for w in whites if highest <= w * slack), None)
+    if white is None or lowest < -0.1 * highest:
+        raise ValueError(
+            f"{name} has values from {lowest:.4g} to {highest:.4g}; expected 0..1 or 0..255 for floats, and 0..255 or "
+            "0..65,535 for integers: rescale it, or convert it to uint8."
+        )
+    if highest < DARK_SHARE * white:
+        logger.warning(
+            "%s is dark: its brightest pixel has %.4g of %d; rescale it if its white is less than that.",
+            name, highest, white,
+        )  # fmt: skip
+    return white
+
+
+def coarse_sample(array) -> np.ndarray:
+    """About 256 x 256 pixels spread over an image."""
+    step = max(1, max(array.shape[:2]) // 256)
+    return np.asarray(array[::step, ::step])
+
+
+def _convert(array, convert):
+    if convert is None:
+        return array
+    if isinstance(array, np.ndarray):
+        return convert(array)
+    array = array.rechunk({2: -1})
+    return array.map_blocks(convert, dtype=np.uint8, chunks=(*array.chunks[:2], (3,)))

@@ -34,7 +34,12 @@ def check_memory(table: AnnData, copies: int = 2) -> None:
 
 
 def full_layer(
-    table: AnnData, sites: Sites, expression: Expression, rows: list[np.ndarray], values: list[np.ndarray], means=None
+    table: AnnData,
+    sites: Sites,
+    expression: Expression,
+    rows: list[np.ndarray],
+    values: list[np.ndarray],
+    not_modelled: np.ndarray,
 ) -> np.ndarray:
     """A layer of the table's shape from values of the modelled genes; NaN for genes that were left out.
 
@@ -42,19 +47,22 @@ def full_layer(
     ----------
     rows, values
         Blocks: site indices, and values of shape (len(rows), modelled genes).
-    means
-        Given to every site for genes that are seen too rarely; default their mean expression.
+    not_modelled
+        Given to every site for genes that are seen too rarely.
     """
     layer = np.full(table.shape, np.nan, np.float32)
     for block_rows, block in zip(rows, values, strict=True):
         layer[np.ix_(sites.order[block_rows], expression.columns)] = block
-    layer[:, expression.mean_columns] = expression.means if means is None else means
+    layer[:, expression.mean_columns] = not_modelled
     return layer
 
 
-def var_column(table: AnnData, expression: Expression, values: np.ndarray) -> np.ndarray:
-    """A var column from values of the modelled genes; NaN elsewhere."""
-    column = np.full(table.n_vars, np.nan)
+def var_column(table: AnnData, expression: Expression, values: np.ndarray, missing=None) -> np.ndarray:
+    """A var column from values of the modelled genes; elsewhere ``missing``, by default NaN or False."""
+    values = np.asarray(values)
+    if missing is None:
+        missing = False if values.dtype == bool else np.nan
+    column = np.full(table.n_vars, missing, dtype=values.dtype if values.dtype.kind in "bi" else float)
     column[expression.columns] = values
     return column
 

@@ -1,0 +1,174 @@
+"""Per-gene weights of several predictors, from sums of products alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+PRIOR_SPREADS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+GENE_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Weights of the predictors' deviations from the mean.
+
+    Parameters
+    ----------
+    weights
+        Shape (predictors, genes), not negative.
+    shared
+        Shape (predictors,): the weights of all genes together, toward which each gene is shrunk.
+    spread
+        Standard deviation of the prior of a gene's weights around the shared ones; 0 means all genes share them.
+    out_of_fold
+        float32, shape (n, genes): the mean plus weighted deviations, with weights from the other folds.
+    """
+
+    weights: np.ndarray
+    shared: np.ndarray
+    spread: float
+    out_of_fold: np.ndarray
+
+
+@dataclass(frozen=True)
+class Products:
+    """Sums over spots, for every fold and gene: all that least squares needs.
+
+    Parameters
+    ----------
+    gram
+        Shape (folds, predictors, predictors, genes), products of deviations.
+    cross
+        Shape (folds, predictors, genes), products of deviations with the observed.
+    square
+        Shape (folds, genes), squares of the observed deviations.
+    count
+        Shape (folds,), spots.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    square: np.ndarray
+    count: np.ndarray
+
+    def without(self, fold: int) -> Products:
+        """The other folds."""
+        rest = np.arange(len(self.count)) != fold
+        return Products(self.gram[rest], self.cross[rest], self.square[rest], self.count[rest])
+
+
+def fit_stack(observed: np.ndarray, predicted: list[np.ndarray], mean: np.ndarray, fold: np.ndarray) -> Stack:
+    """Weight predictors per gene, with the shrinkage that predicts the left-out folds best.
+
+    Gene ``g`` minimises ``|y - mean - sum_p w_p (f_p - mean)|^2 / s_g^2 + |w - shared|^2 / spread^2`` over ``w >= 0``,
+    with ``s_g^2`` the residual variance under shared weights: the posterior mode of weights that vary around the shared
+    ones. A gene that the predictors do not explain gets weights near 0, which is the mean.
+
+    Parameters
+    ----------
+    observed
+        Shape (n, genes).
+    predicted
+        Out-of-fold values of every predictor, each (n, genes).
+    mean
+        Shape (folds, genes): the mean of each fold's training spots.
+    fold
+        Shape (n,), int: the fold that held a spot out.
+    """
+    products = sum_products(observed, predicted, mean, fold)
+    folds = range(len(products.count))
+    errors = [
+        sum(_error(solve(products.without(k), spread)[0], products, k) for k in folds) for spread in PRIOR_SPREADS
+    ]
+    spread = PRIOR_SPREADS[int(np.argmin(errors))]
+    weights, shared = solve(products, spread)
+    out_of_fold = np.empty(observed.shape, np.float32)
+    for k in folds:
+        rows = fold == k
+        others = solve(products.without(k), spread)[0]
+        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others)
+    return Stack(weights, shared, spread, out_of_fold)
+
+
+def combine(predicted: list[np.ndarray], mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``mean + sum_p w_p (f_p - mean)``; values of expression are never negative. float32, shape (n, genes)."""
+    total = np.array(np.broadcast_to(mean, predicted[0].shape), dtype=np.float32)
+    for values, weight in zip(predicted, weights.astype(np.float32), strict=True):
+        total += weight * (values - mean.astype(np.float32))
+    return np.maximum(total, 0, out=total)
+
+
+def sum_products(observed, predicted, mean, fold) -> Products:
+    """Accumulate the products fold by fold."""
+    n_folds, p, genes = int(fold.max()) + 1, len(predicted), observed.shape[1]
+    gram, cross, square = np.zeros((n_folds, p, p, genes)), np.zeros((n_folds, p, genes)), np.zeros((n_folds, genes))
+    for k in range(n_folds):
+        rows = np.flatnonzero(fold == k)
+        for start in range(0, genes, GENE_CHUNK):
+            some = slice(start, start + GENE_CHUNK)
+            base = mean[k, some].astype(np.float64)
+            y = observed[rows, some] - base
+            deviations = [f[rows, some] - base for f in predicted]
+            square[k, some] = (y * y).sum(0)
+            for i, first in enumerate(deviations):
+                cross[k, i, some] = (first * y).sum(0)
+                for j, second in enumerate(deviations[: i + 1]):
+                    gram[k, i, j, some] = gram[k, j, i, some] = (first * second).sum(0)
+    return Products(gram, cross, square, np.bincount(fold, minlength=n_folds))
+
+
+def solve(products: Products, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights per gene, (predictors, genes), and shared weights, (predictors,)."""
+    gram, cross, square = products.gram.sum(0), products.cross.sum(0), products.square.sum(0)
+    p, genes = cross.shape
+    shared = non_negative(gram.sum(-1)[..., None], cross.sum(-1)[:, None])[:, 0]
+    if spread == 0:
+        return np.repeat(shared[:, None], genes, axis=1), shared
+    residual = square - 2 * shared @ cross + np.einsum("i,ijg,j->g", shared, gram, shared)
+    variance = np.maximum(residual / max(products.count.sum(), 1), 1e-12)
+    prior = 1 / spread**2
+    normal = gram / variance + prior * np.eye(p)[..., None]
+    return non_negative(normal, cross / variance + prior * shared[:, None]), shared
+
+
+def non_negative(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Minimise ``w' A w - 2 c' w`` over ``w >= 0`` for many small problems at once, by trying every support.
+
+    Parameters
+    ----------
+    normal
+        ``A``, shape (p, p, genes), positive semi-definite.
+    right
+        ``c``, shape (p, genes).
+    """
+    p, genes = right.shape
+    best, best_value = np.zeros((p, genes)), np.zeros(genes)
+    for size in range(1, p + 1):
+        for support in combinations(range(p), size):
+            rows = list(support)
+            matrix = np.moveaxis(normal[np.ix_(rows, rows)], -1, 0)
+            matrix = (
+                matrix + 1e-9 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] * np.eye(size) + 1e-12 * np.eye(size)
+            )
+            weights = np.linalg.solve(matrix, right[rows].T[..., None])[..., 0]
+            value = -(weights * right[rows].T).sum(1)
+            better = (weights >= 0).all(1) & (value < best_value)
+            best[:, better] = 0.0
+            for place, row in enumerate(rows):
+                best[row, better] = weights[better, place]
+            best_value[better] = value[better]
+    return best
+
+
+def _error(weights: np.ndarray, products: Products, fold: int) -> float:
+    """Squared error of a fold, summed over genes, under weights from elsewhere."""
+    return float(
+        (
+            products.square[fold]
+            - 2 * (weights * products.cross[fold]).sum(0)
+            + np.einsum("ig,ijg,jg->g", weights, products.gram[fold], weights)
+        ).sum()
+    )

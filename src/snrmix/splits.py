@@ -1,0 +1,90 @@
+"""How the measured spots are split: what the user asked for, checked, as folds of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from snrmix._log import logger
+from snrmix._names import closest, listing
+from snrmix.engine.folds import Fold, make_folds, single_split
+from snrmix.engine.mix import Mixing
+from snrmix.prepare import Prepared
+
+MOST_REPEATS = 3
+REPEATED_SPOTS = 800
+
+
+def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int | None, validation, seed: int) -> list[Fold]:
+    """Folds of the measured spots, or with ``n_folds=1`` the one split that ``validation`` says.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        For a number of folds or a share out of range, or a validation column that does not fit.
+    """
+    section, rng = prepared.section, np.random.default_rng(seed)
+    library = section.library[section.measured]
+    if n_repeats is None:  # small sections profit, and can afford it
+        n_repeats = int(np.clip(REPEATED_SPOTS // len(library), 1, MOST_REPEATS))
+    for name, value in (("n_folds", n_folds), ("n_repeats", n_repeats)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
+    smallest = int(np.unique(library, return_counts=True)[1].min())
+    if n_folds > max(smallest // 2, 1):
+        raise ValueError(
+            f"n_folds={n_folds} is too many for a library with {smallest} measured spots; use at most {max(smallest // 2, 1)}."
+        )
+    if n_folds > 1:
+        folds, clusters = make_folds(section.positions, section.library, section.measured, n_folds, n_repeats, rng)
+        if clusters:
+            logger.info(
+                "unmeasured spots lie far from measured ones: folds hold out compact groups of spots, so that scores and "
+                "weights are those of such distances (approximate)."
+            )
+        return folds
+    if isinstance(validation, str):
+        return [_validation_column(prepared, validation)]
+    if not np.isscalar(validation) or not 0 < validation < 1:
+        raise ValueError(
+            f"validation={validation!r} must be a share between 0 and 1, or the name of a boolean obs column."
+        )
+    return single_split(library, float(validation), rng)
+
+
+def _validation_column(prepared: Prepared, name: str) -> Fold:
+    table = prepared.table
+    if name not in table.obs:
+        raise KeyError(f"validation={name!r} is not in obs; available: {listing(table.obs)}.{closest(name, table.obs)}")
+    column = table.obs[name]
+    if not pd.api.types.is_bool_dtype(column) or column.isna().any():
+        raise TypeError(f"obs[{name!r}] must be boolean without missing values, not {column.dtype}.")
+    held_out = column.to_numpy(bool)[prepared.sites.order][prepared.section.measured]
+    if not held_out.any() or held_out.all():
+        raise ValueError(
+            f"obs[{name!r}] must mark some, but not all, of the measured spots; it marks {held_out.sum()} of "
+            f"{len(held_out)}."
+        )
+    return Fold(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
+def settle_neighbours(mixing: Mixing, folds: list[Fold], chosen: bool) -> Mixing:
+    """Check ``k`` against the training spots; a default that is too large for a small section is lowered.
+
+    Raises
+    ------
+    ValueError
+        When the user chose ``k``, and there are not more training spots than that.
+    """
+    fewest = min(len(fold.train) for fold in folds)
+    if mixing.k < fewest:
+        return mixing
+    if chosen:
+        raise ValueError(
+            f"k={mixing.k} neighbours must be fewer than the {fewest} measured spots that a network trains on; pass "
+            f"mix=snrmix.{type(mixing).__name__}(k={max(1, fewest // 3)}) or mark more spots as measured."
+        )
+    logger.info("only %d spots to train on: k=%d neighbours instead of %d.", fewest, fewest // 3, mixing.k)
+    return replace(mixing, k=max(1, fewest // 3))
