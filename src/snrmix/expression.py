@@ -86,7 +86,7 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
             mask &= pd.to_numeric(table.obs["in_tissue"], errors="coerce").to_numpy() == 1
         means = "at least one count" + (" and in_tissue == 1" if "in_tissue" in table.obs else "")
     else:
-        mask, means = _given_measured(table, measured), "measured= set"
+        mask, means = read_mask(table, measured, "measured"), "measured= set"
     if mask.sum() < MIN_MEASURED:
         raise ValueError(
             f"{mask.sum()} of {len(mask)} spots are measured ({means}); at least {MIN_MEASURED} are needed to train. "
@@ -95,34 +95,45 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
     return mask
 
 
-def _given_measured(table: AnnData, measured) -> np.ndarray:
-    if isinstance(measured, str):
-        if measured not in table.obs:
+def read_mask(table: AnnData, value, name: str) -> np.ndarray:
+    """A boolean obs column by its name, or a boolean array or Series over observations: bool, shape (n_obs,).
+
+    Parameters
+    ----------
+    value
+        What the user passed.
+    name
+        The argument it was passed as.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        For a missing column, a type that is not boolean, missing values, or a wrong length or index.
+    """
+    label = name
+    if isinstance(value, str):
+        if value not in table.obs:
             raise KeyError(
-                f"measured={measured!r} is not in obs; available: {listing(table.obs)}.{closest(measured, table.obs)}"
+                f"{name}={value!r} is not in obs; available: {listing(table.obs)}.{closest(value, table.obs)}"
             )
-        name, measured = f"obs[{measured!r}]", table.obs[measured]
-    else:
-        name = "measured"
-        if isinstance(measured, list | tuple):
-            measured = np.array(measured)
-        if isinstance(measured, pd.Series) and not measured.index.equals(table.obs_names):
-            if set(measured.index) != set(table.obs_names):
-                raise ValueError(
-                    "the index of measured differs from obs_names; pass measured.to_numpy() to go by position."
-                )
-            measured = measured.loc[table.obs_names]
-    if not pd.api.types.is_bool_dtype(measured):
-        kind = getattr(measured, "dtype", type(measured).__name__)
+        label, value = f"obs[{value!r}]", table.obs[value]
+    elif isinstance(value, list | tuple):
+        value = np.array(value)
+    elif isinstance(value, pd.Series) and not value.index.equals(table.obs_names):
+        if len(value) != table.n_obs or set(value.index) != set(table.obs_names):
+            raise ValueError(f"the index of {name} differs from obs_names; pass {name}.to_numpy() to go by position.")
+        value = value.loc[table.obs_names]
+    if not pd.api.types.is_bool_dtype(value):
+        kind = getattr(value, "dtype", type(value).__name__)
         raise TypeError(
-            f"{name} must be boolean, not {kind}: compare it with what stands for measured, e.g. "
-            "measured=adata.obs['x'].astype(str) == 'True'."
+            f"{label} must be boolean, not {kind}: compare it with the value that stands for yes, e.g. "
+            f"{name}=adata.obs['x'].astype(str) == 'True'."
         )
-    if pd.isna(measured).any():
-        raise TypeError(f"{name} has {pd.isna(measured).sum()} missing values; fill them, e.g. with .fillna(False).")
-    mask = np.asarray(measured, dtype=bool)
+    if pd.isna(value).any():
+        raise TypeError(f"{label} has {pd.isna(value).sum()} missing values; fill them, e.g. with .fillna(False).")
+    mask = np.asarray(value, dtype=bool)
     if mask.shape != (table.n_obs,):
-        raise ValueError(f"measured has shape {mask.shape}; expected ({table.n_obs},), one value per observation.")
+        raise ValueError(f"{label} has shape {mask.shape}; expected ({table.n_obs},), one value per observation.")
     return mask
 
 

@@ -138,8 +138,8 @@ def nearest_distance(positions: np.ndarray) -> float:
     distinct = np.unique(positions, axis=0)
     if len(distinct) < 2:
         raise ValueError(
-            f"obsm['spatial'] has {len(distinct)} distinct position(s) in a library; at least two are needed: drop such "
-            "libraries, or choose another library_key=."
+            f"obsm['spatial'] has {len(distinct)} distinct position(s) in a library; at least two are needed: drop "
+            "such libraries, or choose another library_key=."
         )
     distance = cKDTree(distinct).query(distinct, k=2)[0][:, 1]
     return float(np.median(distance[distance <= 1.25 * np.quantile(distance, 0.05)]))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 
 from snrmix._log import logger
-from snrmix._names import closest, listing
 from snrmix.engine.folds import Fold, make_folds, single_split
 from snrmix.engine.mix import Mixing
+from snrmix.expression import read_mask
 from snrmix.prepare import Prepared
 
 MOST_REPEATS = 3
 REPEATED_SPOTS = 800
+MIN_TRAIN = 10  # of the one split that validation says; two folds of the fewest measured spots leave as many
 
 
 def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int | None, validation, seed: int) -> list[Fold]:
@@ -46,22 +46,24 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int | None, valida
             )
         return folds
     if isinstance(validation, str):
-        return [_validation_column(prepared, validation)]
-    if not np.isscalar(validation) or not 0 < validation < 1:
+        fold = _validation_column(prepared, validation)
+    elif np.isscalar(validation) and 0 < validation < 1:
+        fold = single_split(library, float(validation), rng)
+    else:
         raise ValueError(
             f"validation={validation!r} must be a share between 0 and 1, or the name of a boolean obs column."
         )
-    return single_split(library, float(validation), rng)
+    if len(fold.train) < MIN_TRAIN:
+        raise ValueError(
+            f"validation={validation!r} leaves {len(fold.train)} of the {len(library)} measured spots to train on; at least "
+            f"{MIN_TRAIN} are needed."
+        )
+    return [fold]
 
 
 def _validation_column(prepared: Prepared, name: str) -> Fold:
-    table = prepared.table
-    if name not in table.obs:
-        raise KeyError(f"validation={name!r} is not in obs; available: {listing(table.obs)}.{closest(name, table.obs)}")
-    column = table.obs[name]
-    if not pd.api.types.is_bool_dtype(column) or column.isna().any():
-        raise TypeError(f"obs[{name!r}] must be boolean without missing values, not {column.dtype}.")
-    held_out = column.to_numpy(bool)[prepared.sites.order][prepared.section.measured]
+    mask = read_mask(prepared.table, name, "validation")
+    held_out = mask[prepared.sites.order][prepared.section.measured]
     if not held_out.any() or held_out.all():
         raise ValueError(
             f"obs[{name!r}] must mark some, but not all, of the measured spots; it marks {held_out.sum()} of "

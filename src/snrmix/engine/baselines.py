@@ -9,6 +9,7 @@ from snrmix.engine.scaling import standardise
 NEIGHBOURS = 10
 MOST_RIDGE_SPOTS = 6000  # the dual solve is cubic; above, ridge sees an even subset of the spots
 PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # per feature
+SKETCH = 512  # of more genes, so many random combinations choose the penalty
 
 
 def spatial_knn(
@@ -43,6 +44,8 @@ def spatial_knn(
 def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expression: np.ndarray) -> np.ndarray:
     """Ridge regression on standardised features, one penalty for all genes, chosen by leave-one-out.
 
+    With many genes the leave-one-out error is that of random combinations of them, an unbiased estimate of the sum.
+
     Parameters
     ----------
     features
@@ -58,7 +61,9 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
     centre, mean = values[train].mean(0), expression.mean(0, dtype=np.float64)
     x, y = values[train] - centre, expression - mean
     eigenvalues, vectors = np.linalg.eigh(x @ x.T)
-    rotated = vectors.T @ y
+    genes = y.shape[1]
+    judged = y if genes <= SKETCH else y @ np.random.default_rng(0).standard_normal((genes, SKETCH))
+    rotated = vectors.T @ judged
     best, best_error = None, np.inf
     for penalty in PENALTIES * values.shape[1]:
         inverse = 1 / (np.maximum(eigenvalues, 0) + penalty)
@@ -66,5 +71,6 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
         leverage = vectors**2 @ inverse - 1 / (len(x) * penalty)  # the intercept takes a degree of freedom
         error = np.mean((dual / leverage[:, None]) ** 2)
         if error < best_error:
-            best, best_error = dual, error
-    return (((values[targets] - centre) @ x.T) @ best + mean).astype(np.float32)
+            best, best_error = inverse, error
+    smoother = ((values[targets] - centre) @ x.T @ vectors * best) @ vectors.T
+    return (smoother @ y + mean).astype(np.float32)

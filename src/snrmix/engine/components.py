@@ -36,6 +36,10 @@ class Depths:
     mean: np.ndarray
     variance: np.ndarray
 
+    def at(self, spots: np.ndarray) -> Depths:
+        """The same for some spots."""
+        return Depths(self.depth[spots], self.rates, self.mean[spots], self.variance[spots])
+
 
 def depth_curves(depth: np.ndarray) -> Depths:
     """Tabulate the moments of log-normalised counts for every spot's depth."""
@@ -65,23 +69,20 @@ class SpotNoise:
     loadings: np.ndarray
 
 
-def spot_noise(expression: np.ndarray, depths: Depths | None, train: np.ndarray) -> SpotNoise:
+def spot_noise(expression: np.ndarray, depths: Depths | None) -> SpotNoise:
     """Noise and shift of training spots from their depth, at the rate that each gene has in all of them together.
 
     Parameters
     ----------
     expression
-        float32, shape (len(train), genes): log1p(counts per 10,000) of the training spots.
+        float32, shape (n, genes): log1p(counts per 10,000) of the training spots.
     depths
-        Curves of all measured spots; ``None`` where depth is unknown: all spots are then equally noisy.
-    train
-        Indices of the training spots among the measured ones.
+        Of the same spots; ``None`` where depth is unknown: all spots are then equally noisy.
     """
-    genes = expression.shape[1]
+    n, genes = expression.shape
     if depths is None:
-        return SpotNoise(np.ones(len(train)), np.zeros((len(train), 0)), np.zeros((genes, 0)))
-    depth = depths.depth[train]
-    share = (depth / depth.sum() / 1e4).astype(np.float32)
+        return SpotNoise(np.ones(n), np.zeros((n, 0)), np.zeros((genes, 0)))
+    share = (depths.depth / depths.depth.sum() / 1e4).astype(np.float32)
     rate, variance = np.empty((2, genes))
     for start in range(0, genes, 2048):
         some = expression[:, start : start + 2048]
@@ -91,8 +92,8 @@ def spot_noise(expression: np.ndarray, depths: Depths | None, train: np.ndarray)
     below = np.minimum(place.astype(int), len(depths.rates) - 2)
     above = place - below
     nodes = np.bincount(below, 1 - above, len(depths.rates)) + np.bincount(below + 1, above, len(depths.rates))
-    level = depths.variance[train] @ nodes / genes + OWN_NOISE * variance.mean()
-    return SpotNoise(level / level.mean(), *_depth_shift(depths.mean[train], nodes, below, above))
+    level = depths.variance @ nodes / genes + OWN_NOISE * variance.mean() + 1e-12
+    return SpotNoise(level / level.mean(), *_depth_shift(depths.mean, nodes, below, above))
 
 
 def _depth_shift(
@@ -126,12 +127,15 @@ class Components:
         Shape (components,), weight of each component in the average over ways.
     ways
         Indices of the components of every way.
+    names
+        Of the components, for the record.
     """
 
     scores: np.ndarray
     loadings: np.ndarray
     share: np.ndarray
     ways: list[np.ndarray]
+    names: list[str]
 
     def sketch(self, centred: np.ndarray, size: int) -> np.ndarray:
         """Random combinations of the genes' remainders, spread evenly over the ways, float64, shape (n, <= ``size``).
@@ -196,13 +200,15 @@ def split_components(centred: np.ndarray, noise: SpotNoise, order: np.ndarray) -
                 scores.append(centred @ basis.astype(np.float32) - removed @ (taken.T @ basis))
     ways = [np.arange(b * rank, (b + 1) * rank) for b in range(len(scores))]
     share = np.full(len(ways) * rank, 1 / len(ways))
+    names = [f"{b + 1}.{c + 1}" for b in range(len(ways)) for c in range(rank)]
     if has_shift:
         extra = len(share) + np.arange(noise.shift.shape[1])
         ways = [np.append(way, extra) if b // 2 % 2 else way for b, way in enumerate(ways)]
         share = np.append(share, np.full(len(extra), 0.5))
+        names += [f"depth {c + 1}" for c in range(len(extra))]
         scores.append(noise.shift)
         loadings.append(noise.loadings)
-    return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways)
+    return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways, names)
 
 
 def leading_directions(values: np.ndarray, rank: int) -> np.ndarray:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-RINGS = 6  # sites around a site whose mean embedding describes its surroundings
-MEDIAN_SITES = 1500  # sites from which median distances are taken
+SURROUNDINGS = 6  # nearest sites whose mean embedding is what a site's surroundings look like
+REFERENCE_SITES = 1000  # measured sites from which principal axes and median distances are taken
+LOOKS = 256  # principal axes of the embedding that distances in looks are made of
+EMBEDDING_WIDTHS, COLOUR_WIDTHS = (2.0,), (0.5, 2.0)  # of Gaussian kernels, in median squared distances
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,21 @@ class KrigingSites:
     features: np.ndarray | None = None
     colour: np.ndarray | None = None
 
-    @property
-    def has_image(self) -> bool:
-        """Whether sites have looks at all."""
-        return any(x is not None and x.shape[1] > 0 for x in (self.features, self.colour))
+
+@dataclass(frozen=True)
+class Block:
+    """What relates some sites to others.
+
+    Parameters
+    ----------
+    distance
+        In pitches, infinite between libraries; of any shape.
+    image
+        Correlation of looks, of the same shape; ``None`` without an image.
+    """
+
+    distance: np.ndarray
+    image: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -47,126 +60,164 @@ class Covariance:
     name
         For the record.
     terms
-        Each (weight, reach in pitches or ``None``, whether the image correlation is a factor).
+        Each (weight, reach in pitches or ``None``, whether the correlation of looks is a factor).
     """
 
     name: str
     terms: tuple[tuple[float, float | None, bool], ...]
 
     def of(self, block: Block) -> np.ndarray:
-        """Correlation of two sets of sites, float64, shape (rows, columns)."""
+        """Correlation, float64, in the shape of the block."""
         total = np.zeros(block.distance.shape)
         for weight, reach, image in self.terms:
-            term = block.image if reach is None else np.exp(block.distance / -reach)
-            total += weight * (term * block.image if image and reach is not None else term)
+            if reach is None:
+                total += weight * block.image
+                continue
+            term = weight * np.exp(block.distance / -reach)
+            total += term * block.image if image else term
         return total
 
 
-SPACE = (
-    Covariance("space 3", ((1.0, 3.0, False),)),
-    Covariance("space 25", ((1.0, 25.0, False),)),
+SPACE = (Covariance("space 3", ((1.0, 3.0, False),)), Covariance("space 25", ((1.0, 25.0, False),)))
+WITHOUT_IMAGE = (
+    *SPACE,
+    Covariance("space 8", ((1.0, 8.0, False),)),
+    Covariance("space 3 + 25", ((0.5, 3.0, False), (0.5, 25.0, False))),
 )
-NO_IMAGE = (*SPACE, Covariance("space 3 + 25", ((0.5, 3.0, False), (0.5, 25.0, False))))
 WITH_IMAGE = (
     *SPACE,
     Covariance("image", ((1.0, None, True),)),
-    Covariance("space 8 + image + space 25 x image", ((0.4, 8.0, False), (0.3, None, True), (0.3, 25.0, True))),
     Covariance("space 8 + image + space 8 x image", ((0.3, 8.0, False), (0.3, None, True), (0.4, 8.0, True))),
+    Covariance("space 8 + image + space 25 x image", ((0.4, 8.0, False), (0.3, None, True), (0.3, 25.0, True))),
 )
 
 
-@dataclass(frozen=True)
-class Block:
-    """What relates two sets of sites, each array of shape (rows, columns).
-
-    Parameters
-    ----------
-    distance
-        In pitches, infinite between libraries.
-    image
-        Correlation of looks; ``None`` without an image.
-    """
-
-    distance: np.ndarray
-    image: np.ndarray | None
-
-    def at(self, rows: np.ndarray, columns: np.ndarray) -> Block:
-        """The same for some rows and columns."""
-        index = np.ix_(rows, columns)
-        return Block(self.distance[index], None if self.image is None else self.image[index])
-
-
 class Correlations:
-    """Distances and image correlations of any sites.
+    """Distances and correlations of looks between any sites.
 
-    The image correlation averages a Gaussian kernel on the embedding together with the mean embedding of the nearest
-    six sites, and a sum of a narrow and a wide Gaussian kernel on colour. Widths are multiples of the median squared
-    distance between measured sites.
+    Looks correlate by Gaussian kernels: one on the leading principal axes of the embedding together with that of the
+    surroundings, averaged with a narrow and a wide one on colour. Widths are in median squared distances between
+    measured sites.
 
     Parameters
     ----------
     sites
         All sites.
     measured
-        Indices of the measured ones: median distances are theirs.
+        Indices of the measured ones, from which axes and medians are taken.
+    looks
+        Number of principal axes of the embedding.
     """
 
-    def __init__(self, sites: KrigingSites, measured: np.ndarray):
+    def __init__(self, sites: KrigingSites, measured: np.ndarray, looks: int = LOOKS):
         self.sites = sites
-        self._parts: list[tuple[np.ndarray, tuple[float, ...]]] = []
-        chosen = measured[:: -(-len(measured) // MEDIAN_SITES)]
-        for values, widths in ((_with_surroundings(sites), (2.0,)), (sites.colour, (0.5, 2.0))):
-            if values is not None and values.shape[1]:
-                median = _median_distance(values[chosen])
-                self._parts.append((values, tuple(width * median for width in widths)))
+        reference = measured[:: -(-len(measured) // REFERENCE_SITES)]
+        self._looks: list[tuple[np.ndarray, np.ndarray]] = []
+        if sites.features is not None and sites.features.shape[1]:
+            self._add(principal_looks(sites, reference, looks), reference, EMBEDDING_WIDTHS)
+        if sites.colour is not None and sites.colour.shape[1]:
+            self._add(sites.colour, reference, COLOUR_WIDTHS)
+
+    def _add(self, values: np.ndarray, reference: np.ndarray, widths: tuple[float, ...]) -> None:
+        squared = squared_distance(values[reference], values[reference])[np.triu_indices(len(reference), 1)]
+        median = max(float(np.median(squared)) if len(squared) else 1.0, 1e-12)
+        self._looks.append((values.astype(np.float32), median * np.array(widths)))
 
     @property
     def candidates(self) -> tuple[Covariance, ...]:
         """Covariances to choose from."""
-        return WITH_IMAGE if self._parts else NO_IMAGE
+        return WITH_IMAGE if self._looks else WITHOUT_IMAGE
 
-    def block(self, rows: np.ndarray, columns: np.ndarray) -> Block:
-        """Relate two sets of sites, given by index."""
+    def between(self, rows: np.ndarray, columns: np.ndarray) -> Block:
+        """Relate sites to sites, all given by index.
+
+        Parameters
+        ----------
+        rows, columns
+            Shapes (r,) and (c,) give a block of shape (r, c); shapes (batch, r) and (batch, c) give (batch, r, c).
+        """
         s = self.sites
-        distance = np.sqrt(_squared_distance(s.positions[rows], s.positions[columns]))
-        distance[s.library[rows][:, None] != s.library[columns][None]] = np.inf
-        return Block(distance, self.image(rows, columns))
+        distance = np.sqrt(squared_distance(s.positions[rows], s.positions[columns]))
+        distance[s.library[rows][..., :, None] != s.library[columns][..., None, :]] = np.inf
+        return Block(distance, self._image(rows, columns))
 
-    def image(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
-        """Correlation of looks, float64, shape (rows, columns)."""
-        if not self._parts:
+    def _image(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
+        if not self._looks:
             return None
-        total = np.zeros((len(rows), len(columns)))
-        for values, widths in self._parts:
-            squared = _squared_distance(values[rows], values[columns])
+        total = 0.0
+        for values, widths in self._looks:
+            squared = squared_distance(values[rows], values[columns])
             for width in widths:
-                total += np.exp(squared / -width) / (len(widths) * len(self._parts))
+                total += np.exp(squared / -width) / (len(widths) * len(self._looks))
         return total
 
 
-def _with_surroundings(sites: KrigingSites) -> np.ndarray | None:
-    """Embedding beside the mean embedding of the nearest six sites of the library, shape (n, 2 d)."""
+def principal_looks(sites: KrigingSites, reference: np.ndarray, looks: int) -> np.ndarray:
+    """Embedding of every site and of its surroundings along the principal axes at some sites, float32, (n, <= looks).
+
+    The mean over surroundings is linear, so it is taken of the coordinates and never of the whole embedding.
+    """
     features = sites.features
-    if features is None or not features.shape[1]:
-        return features
-    around = np.array(features, np.float32)
+    around = surroundings(sites)
+    d = features.shape[1]
+    both = np.concatenate([features[reference], _around(features, around[reference])], axis=1).astype(np.float32)
+    both -= both.mean(0)
+    if 2 * d <= looks:
+        axes = np.eye(2 * d, dtype=np.float32)
+    else:
+        vectors = np.linalg.eigh((both @ both.T).astype(np.float64))[1][:, ::-1][:, :looks]
+        axes = np.linalg.qr(both.T @ vectors.astype(np.float32))[0]
+    return features @ axes[:d] + _around(features @ axes[d:], around)
+
+
+def surroundings(sites: KrigingSites) -> np.ndarray:
+    """The nearest `SURROUNDINGS` sites of every site in its library, or as many as there are, the site itself if none.
+
+    Returns
+    -------
+    numpy.ndarray
+        Indices, shape (n, `SURROUNDINGS`), repeated where there are fewer.
+    """
+    around = np.repeat(np.arange(len(sites.library))[:, None], SURROUNDINGS, axis=1)
     for code in np.unique(sites.library):
         own = np.flatnonzero(sites.library == code)
-        k = min(RINGS + 1, len(own))
-        if k > 1:
-            near = cKDTree(sites.positions[own]).query(sites.positions[own], k)[1][:, 1:]
-            for start in range(0, len(own), 1024):
-                rows = slice(start, start + 1024)
-                around[own[rows]] = features[own[near[rows]]].mean(1)
-    return np.concatenate([features, around], axis=1)
+        k = min(SURROUNDINGS, len(own) - 1)
+        if k > 0:
+            near = nearest(sites, own, own, k + 1)
+            others = near[near != np.arange(len(own))[:, None]].reshape(len(own), k)
+            around[own] = own[others[:, np.arange(SURROUNDINGS) % k]]
+    return around
 
 
-def _squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances, float64, shape (len(a), len(b)); products in the precision of the input."""
-    squared = (a**2).sum(1, dtype=np.float64)[:, None] + (b**2).sum(1, dtype=np.float64) - 2.0 * (a @ b.T)
+def _around(values: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """Mean of the values at the sites around, a few sites at a time."""
+    mean = np.empty((len(around), values.shape[1]), np.float32)
+    for start in range(0, len(around), 512):
+        mean[start : start + 512] = values[around[start : start + 512]].mean(1)
+    return mean
+
+
+def nearest(sites: KrigingSites, train: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
+    """Nearest training sites of every target in its library, ties by index: positions in ``train``, (targets, k).
+
+    Nearest first; -1 where a library has fewer.
+    """
+    found = np.full((len(targets), k), -1)
+    for code in np.unique(sites.library[targets]):
+        rows, own = np.flatnonzero(sites.library[targets] == code), np.flatnonzero(sites.library[train] == code)
+        if not len(own):
+            continue
+        asked = min(k + 12, len(own))  # more than k, so that ties at the k-th can be told
+        tree = cKDTree(sites.positions[train[own]])
+        distance, near = tree.query(sites.positions[targets[rows]], asked)
+        distance, near = distance.reshape(len(rows), asked), near.reshape(len(rows), asked)
+        by_tie = np.lexsort((near, np.round(distance, 6)), axis=-1)[:, :k]
+        found[rows[:, None], np.arange(by_tie.shape[1])] = own[np.take_along_axis(near, by_tie, 1)]
+    return found
+
+
+def squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances, float64, shape (..., len(a), len(b)); products in the precision of the input."""
+    squared = (a**2).sum(-1, dtype=np.float64)[..., :, None] + (b**2).sum(-1, dtype=np.float64)[..., None, :]
+    squared -= 2.0 * (a @ np.swapaxes(b, -1, -2))
     return np.maximum(squared, 0, out=squared)
-
-
-def _median_distance(values: np.ndarray) -> float:
-    squared = _squared_distance(values, values)[np.triu_indices(len(values), 1)]
-    return max(float(np.median(squared)) if len(squared) else 0.0, 1e-12)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from snrmix.engine.conformal import Calibration, calibrate
+from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.crossfit import NetworkFit, Section, fit_network
 from snrmix.engine.folds import Fold, distance_to_measured
 from snrmix.engine.kriging import krige_section
@@ -171,4 +171,6 @@ def scale_context(section: Section, folds: list[Fold], scored: np.ndarray, krige
     at_scored, elsewhere = [np.log(np.maximum(d, 0.1))[:, None] for d in (distance[scored], away)]
     if kriged is None:
         return [at_scored], [elsewhere]
-    return [at_scored, np.log(kriged.out_of_fold_sd[scored])], [elsewhere, np.log(kriged.predicted_sd)]
+    sds = kriged.out_of_fold_sd[scored], kriged.predicted_sd
+    log_sd, log_sd_elsewhere = (np.log(np.maximum(sd, SMALLEST_SCALE)) for sd in sds)
+    return [at_scored, log_sd], [elsewhere, log_sd_elsewhere]

@@ -55,17 +55,18 @@ def make_folds(
     tuple
         The folds, repeat by repeat, and the clusters per fold (0 for random folds).
     """
+    from scipy.stats import wasserstein_distance
+
     own = library[measured]
     wanted = distance_to_measured(positions, library, measured)
-    first = [random_assignment(own, n_folds, rng)]
-    clusters = 0
+    first, best = [random_assignment(own, n_folds, rng)], 0
     if len(wanted):
         first += [clustered_assignment(positions[measured], own, n_folds, c, rng) for c in CLUMPINESS]
-        mismatch = [wasserstein(wanted, held_out_distance(positions[measured], own, fold)) for fold in first]
+        mismatch = [wasserstein_distance(wanted, held_out_distance(positions[measured], own, fold)) for fold in first]
         # Clusters cost training spots where they are needed, so they have to match clearly better.
         best = int(np.argmin(mismatch))
-        clusters = CLUMPINESS[best - 1] if best and mismatch[best] < 0.8 * mismatch[0] else 0
-    chosen = [first[0] if not clusters else first[1 + CLUMPINESS.index(clusters)]]
+        best = best if mismatch[best] < 0.8 * mismatch[0] else 0
+    chosen, clusters = [first[best]], (0, *CLUMPINESS)[best]
     for _ in range(n_repeats - 1):
         chosen.append(
             clustered_assignment(positions[measured], own, n_folds, clusters, rng)
@@ -108,13 +109,14 @@ def clustered_assignment(
     return fold
 
 
-def single_split(library: np.ndarray, share: float, rng: np.random.Generator) -> list[Fold]:
-    """Hold out a share of the spots of each library, as one fold."""
+def single_split(library: np.ndarray, share: float, rng: np.random.Generator) -> Fold:
+    """Hold out a share of the spots of each library: one spot or more, but not the last one."""
     held = np.zeros(len(library), dtype=bool)
     for code in np.unique(library):
         rows = np.flatnonzero(library == code)
-        held[rng.choice(rows, size=max(1, round(share * len(rows))), replace=False)] = True
-    return [Fold(np.flatnonzero(~held), np.flatnonzero(held))]
+        size = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held[rng.choice(rows, size=size, replace=False)] = True
+    return Fold(np.flatnonzero(~held), np.flatnonzero(held))
 
 
 def distance_to_measured(
@@ -145,10 +147,3 @@ def held_out_distance(positions: np.ndarray, library: np.ndarray, fold: np.ndarr
         rows = np.flatnonzero(fold == k)
         distance[rows] = distance_to_measured(positions, library, np.flatnonzero(fold != k), rows)
     return distance
-
-
-def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
-    """Area between two empirical distribution functions."""
-    from scipy.stats import wasserstein_distance
-
-    return float(wasserstein_distance(a, b))

@@ -1,13 +1,13 @@
 """Kriging by component: simple kriging of the principal components of expression, in space and in looks.
 
-Expression of the measured spots is rotated to its leading principal components. Every component has its own covariance
-and nugget, chosen by leave-one-out among `Correlations.candidates`; what the components leave, the remainder, shares one
-choice. Scores are those of a Gaussian process with mean 0, correlation ``K`` and noise ``nugget * noise_i`` at spot
-``i`` (spots with few counts are noisier):
+Expression of the measured spots is rotated to principal components. Every component has its own covariance and nugget,
+chosen by leave-one-out; what the components leave, the remainder, shares one choice. The scores ``z`` of a component
+are those of a Gaussian process with mean 0, correlation ``K`` and noise ``nugget * noise_i`` at spot ``i`` (spots with
+few counts are noisier):
 
-    mean      k' A^-1 z                                    A = K + nugget * diag(noise)
-    variance  s^2 (1 - k' A^-1 k + nugget * noise)         s^2 = mean of (A^-1 z)_i^2 / (A^-1)_ii
-    leave-one-out residual   (A^-1 z)_i / (A^-1)_ii        (Dubrule 1983, doi:10.1007/BF01033232)
+    mean                     k' A^-1 z                                  A = K + nugget * diag(noise)
+    variance                 s^2 (1 - k' A^-1 k + nugget * noise)       s^2 = mean of (A^-1 z)_i^2 / (A^-1)_ii
+    leave-one-out residual   (A^-1 z)_i / (A^-1)_ii                     (Dubrule 1983, doi:10.1007/BF01033232)
 """
 
 from __future__ import annotations
@@ -17,50 +17,40 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from snrmix.engine.components import SpotNoise, depth_curves, split_components, spot_noise
-from snrmix.engine.covariance import Block, Correlations, Covariance, KrigingSites
+from snrmix.engine.components import Depths, depth_curves, split_components, spot_noise
+from snrmix.engine.covariance import Correlations, Covariance, KrigingSites
 from snrmix.engine.scaling import standardise
+from snrmix.engine.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
 
 if TYPE_CHECKING:
     from snrmix.engine.crossfit import Section
     from snrmix.engine.folds import Fold
 
-NUGGETS = np.append(10.0 ** np.linspace(-2, 1.75, 6), 1e6)  # the last one means: predict the mean
-CHOICE_SPOTS = 1000  # spots from which covariances are chosen; an eigendecomposition is cubic
+EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
+EXACT_CELLS = 3e7  # spots times targets, likewise
+LOOKS_NEAR = 64  # principal axes of the embedding above
+CHOICE_SPOTS, PATCH = 1000, 50  # spots from which covariances are chosen, in compact patches
 MOST_CHOICES = 6  # covariance and nugget pairs averaged per component
 SHARPNESS = 0.25  # weight of a choice is its leave-one-out error to the power of - SHARPNESS * spots
-SKETCH = 64  # random projections that stand for the remainder's genes
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Covariances and nuggets of one component, or of the remainder, with their weights.
-
-    Parameters
-    ----------
-    covariance, nugget
-        Shape (choices,), indices into the candidates and into `NUGGETS`.
-    weight
-        Shape (choices,), sum 1.
-    scale
-        Shape (choices,): the variance ``s^2``.
-    """
-
-    covariance: np.ndarray
-    nugget: np.ndarray
-    weight: np.ndarray
-    scale: np.ndarray
+SKETCH = 64  # random projections that stand for the genes' remainders
 
 
 @dataclass(frozen=True)
 class Kriged:
-    """Mean and standard deviation of a new observation, float32, each of shape (targets, genes), and what was chosen."""
+    """Predictions for some targets.
+
+    Parameters
+    ----------
+    mean, sd
+        float32, shape (targets, genes): mean and standard deviation of a new observation.
+    record
+        What components and remainder use most; arrays, so that it can be stored.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
-    record: list[dict]
+    record: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ class SectionKriging:
     out_of_fold, out_of_fold_sd
         float32, shape (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
-        float32, shape (unmeasured, genes).
+        float32, shape (targets, genes).
     record
         Choices made with all measured spots.
     """
@@ -85,10 +75,7 @@ class SectionKriging:
 
 
 def krige_section(section: Section, folds: Sequence[Fold], device: str = "cpu") -> SectionKriging:
-    """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots.
-
-    Means, components, choices and noise levels are fitted within the fold.
-    """
+    """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots."""
     values = standardise(section.features, section.measured)
     sites = KrigingSites(section.positions, section.library, values[:, ~section.colour], values[:, section.colour])
     return cross_krige(sites, section.measured, section.expression, section.depth, folds, section.unmeasured, device)
@@ -103,7 +90,9 @@ def cross_krige(
     targets: np.ndarray,
     device: str = "cpu",
 ) -> SectionKriging:
-    """Out-of-fold values at measured sites and predictions at targets.
+    """Out-of-fold values at measured sites, and predictions at targets.
+
+    Means, noise levels, components, covariances and nuggets are fitted on each fold's training spots.
 
     Parameters
     ----------
@@ -112,7 +101,7 @@ def cross_krige(
     measured
         Shape (m,), indices of the measured sites.
     expression
-        float32, shape (m, genes), log units.
+        float32, shape (m, genes), log1p(counts per 10,000).
     depth
         Shape (m,), counts per measured spot; ``None`` where unknown: all spots are equally noisy then.
     folds
@@ -122,113 +111,131 @@ def cross_krige(
     device
         Where systems are solved.
     """
-    correlations = Correlations(sites, measured)
-    among = correlations.block(measured, measured)
+    exact = len(measured) <= EXACT_SPOTS and len(measured) * len(targets) <= EXACT_CELLS
+    correlations = Correlations(sites, measured) if exact else Correlations(sites, measured, LOOKS_NEAR)
     depths = None if depth is None else depth_curves(depth)
-    shape = expression.shape
-    out_of_fold, out_of_fold_sd = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     for fold in folds:
-        kriged = krige(
-            correlations.candidates,
-            among.at(fold.train, fold.train),
-            among.at(fold.held_out, fold.train),
-            expression[fold.train],
-            spot_noise(expression[fold.train], depths, fold.train),
-            _site_rank(sites, measured[fold.train]),
-            device,
-        )
+        train, held_out = measured[fold.train], measured[fold.held_out]
+        kriged = krige(correlations, train, held_out, expression[fold.train], _at(depths, fold.train), exact, device)
         out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
-    final = krige(
-        correlations.candidates,
-        among,
-        correlations.block(targets, measured),
-        expression,
-        spot_noise(expression, depths, np.arange(len(measured))),
-        _site_rank(sites, measured),
-        device,
-    )
-    record = {"components": final.record[:-1], "remainder": final.record[-1]}
-    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, record)
+    final = krige(correlations, measured, targets, expression, depths, exact, device)
+    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, {"exact": exact, **final.record})
 
 
-def _site_rank(sites: KrigingSites, index: np.ndarray) -> np.ndarray:
-    """Order by library and position, so that random halves do not depend on the order of the input."""
-    return np.lexsort((sites.positions[index, 0], sites.positions[index, 1], sites.library[index]))
+def _at(depths: Depths | None, spots: np.ndarray) -> Depths | None:
+    return None if depths is None else depths.at(spots)
 
 
 def krige(
-    candidates: Sequence[Covariance],
-    train: Block,
-    to_targets: Block,
+    correlations: Correlations,
+    train: np.ndarray,
+    targets: np.ndarray,
     expression: np.ndarray,
-    noise: SpotNoise,
-    order: np.ndarray,
+    depths: Depths | None = None,
+    exact: bool = True,
     device: str = "cpu",
 ) -> Kriged:
-    """Krige targets from training spots, component by component.
-
-    Components are taken from random halves of the spots and predictions averaged over them: directions that the spots
-    do not agree on are shrunk toward the remainder.
+    """Krige targets from training sites, component by component.
 
     Parameters
     ----------
-    candidates
-        Covariances to choose from.
-    train, to_targets
-        Training spots among themselves, and targets (rows) to training spots (columns).
+    correlations
+        Of all sites.
+    train, targets
+        Indices of sites.
     expression
-        float32, shape (n, genes).
-    noise
-        Shape (n,), noise variance of each spot, mean 1.
-    order
-        Shape (n,), a permutation that sorts the spots in a canonical way.
+        float32, shape (len(train), genes).
+    depths
+        Of the training sites.
+    exact
+        Whether every target sees all training sites, or only its neighbourhood.
     device
         Where systems are solved.
     """
+    order = _canonical(correlations.sites, train)
     mean = expression.mean(0, dtype=np.float64).astype(np.float32)
+    noise = spot_noise(expression, depths)
     centred = expression - mean
     parts = split_components(centred, noise, order)
-    some = order[np.sort(np.random.default_rng(0).permutation(len(order))[:CHOICE_SPOTS])]
-    remainder = parts.sketch(centred, SKETCH)[some]
-    choices = choose(candidates, train.at(some, some), parts.scores[some], remainder, noise.level[some])
-    system = solve(candidates, choices, train, to_targets, parts.scores, noise.level, device)
-    own = (system.mean - system.smoother @ parts.scores) * parts.share
-    predicted = system.smoother.astype(np.float32) @ centred
+    some = choice_spots(correlations.sites, train, order)
+    choices = choose(
+        correlations, train[some], parts.scores[some], parts.sketch(centred, SKETCH)[some], noise.level[some]
+    )
+    solve = solve_exact if exact else solve_near
+    solved = solve(correlations, choices, train, targets, parts.scores, noise.level, device)
+    own = (solved.mean - solved.smoother @ parts.scores) * parts.share
+    predicted = solved.smoother.astype(np.float32) @ centred
     predicted += own.astype(np.float32) @ parts.loadings.T.astype(np.float32)
     predicted += mean
-    variance = (system.variance * parts.share).astype(np.float32) @ (parts.loadings**2).T.astype(np.float32)
-    variance += np.outer(system.remainder_variance, parts.remainder_share(centred)).astype(np.float32)
-    record = [_describe(choice, candidates) for choice in choices]
-    return Kriged(predicted, np.sqrt(np.maximum(variance, 0, out=variance), out=variance), record)
+    variance = (solved.variance * parts.share).astype(np.float32) @ (parts.loadings**2).T.astype(np.float32)
+    share = parts.remainder_share(centred).astype(np.float32)
+    for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
+        row += remainder * share
+    return Kriged(predicted, np.sqrt(variance, out=variance), _describe(choices, parts.names, correlations.candidates))
+
+
+def _canonical(sites: KrigingSites, index: np.ndarray) -> np.ndarray:
+    """Order of sites by library and position: what is drawn at random does not depend on the order of the input."""
+    return np.lexsort((sites.positions[index, 0], sites.positions[index, 1], sites.library[index]))
+
+
+def choice_spots(sites: KrigingSites, train: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Spots from which covariances are chosen: all, or patches, which keep the spacing of spots.
+
+    Parameters
+    ----------
+    sites
+        All sites.
+    train
+        Indices of the training sites.
+    order
+        A canonical order of them.
+
+    Returns
+    -------
+    numpy.ndarray
+        Positions in ``train``, ascending.
+    """
+    if len(train) <= CHOICE_SPOTS:
+        return np.arange(len(train))
+    rng = np.random.default_rng(0)
+    free = np.ones(len(train), bool)
+    for _ in range(CHOICE_SPOTS // PATCH):
+        centre = rng.choice(order[free[order]])
+        here = np.flatnonzero(free & (sites.library[train] == sites.library[train[centre]]))
+        distance = ((sites.positions[train[here]] - sites.positions[train[centre]]) ** 2).sum(1)
+        free[here[np.argsort(np.round(distance, 6), kind="stable")[:PATCH]]] = False
+    return np.flatnonzero(~free)
 
 
 def choose(
-    candidates: Sequence[Covariance], block: Block, scores: np.ndarray, remainder: np.ndarray, noise: np.ndarray
+    correlations: Correlations, train: np.ndarray, scores: np.ndarray, remainder: np.ndarray, noise: np.ndarray
 ) -> list[Choice]:
     """Choose covariances and nuggets of every component, and last of the remainder, by leave-one-out error.
 
     The best choices are averaged with weights ``error^(-n / 4)``: the square root of the likelihood of leave-one-out
-    residuals, because they are not independent.
+    residuals, since these are not independent.
 
     Parameters
     ----------
-    candidates
-        Covariances.
-    block
-        Training spots among themselves.
+    correlations
+        Of all sites.
+    train
+        Indices of the training sites.
     scores, remainder
         Shape (n, components) and (n, columns).
     noise
         Shape (n,).
     """
+    candidates, block = correlations.candidates, correlations.between(train, train)
     values = np.concatenate([scores, remainder], axis=1)
     error, scale = np.empty((2, len(candidates), len(NUGGETS), values.shape[1]))
     for k, covariance in enumerate(candidates):
         error[k], scale[k] = leave_one_out(covariance.of(block), values, noise, NUGGETS)
-    components = scores.shape[1]
-    choices = [_weigh(error[..., c], scale[..., c], len(values)) for c in range(components)]
-    choices.append(_weigh(error[..., components:].mean(-1), scale[..., components:].mean(-1), len(values)))
-    return choices
+    n, components = scores.shape
+    choices = [_weigh(error[..., c], scale[..., c], n) for c in range(components)]
+    return [*choices, _weigh(error[..., components:].mean(-1), scale[..., components:].mean(-1), n)]
 
 
 def leave_one_out(
@@ -268,103 +275,21 @@ def _weigh(error: np.ndarray, scale: np.ndarray, n: int) -> Choice:
     """Average the best choices; ties go to the first. Arguments of shape (covariances, nuggets)."""
     error = np.maximum(error, 1e-30)
     weight = np.exp(-SHARPNESS * n * np.log(error / error.min()))
-    weight[0, -1] = weight[:, -1].sum()
-    weight[1:, -1] = 0
+    weight[0, PREDICT_MEAN] = weight[:, PREDICT_MEAN].sum()  # the mean is the same whatever the covariance
+    weight[1:, PREDICT_MEAN] = 0
     best = np.sort(np.argsort(-weight, axis=None, kind="stable")[:MOST_CHOICES])
     best = best[weight.ravel()[best] > 0.02 * weight.max()]
     kept = weight.ravel()[best]
     return Choice(*np.unravel_index(best, weight.shape), kept / kept.sum(), scale.ravel()[best])
 
 
-@dataclass(frozen=True)
-class Solved:
-    """Kriging of components, and the weights of the remainder.
-
-    Parameters
-    ----------
-    mean, variance
-        Shape (targets, components).
-    smoother
-        Shape (targets, n): weights of the training spots for the remainder of any gene.
-    remainder_variance
-        Shape (targets,), per gene of average remainder.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    smoother: np.ndarray
-    remainder_variance: np.ndarray
-
-
-def solve(
-    candidates: Sequence[Covariance],
-    choices: list[Choice],
-    train: Block,
-    to_targets: Block,
-    scores: np.ndarray,
-    noise: np.ndarray,
-    device: str = "cpu",
-) -> Solved:
-    """Solve the system of every covariance and nugget in use, once, for all components that use it.
-
-    Parameters
-    ----------
-    candidates, choices
-        Covariances; one choice per component, and last that of the remainder.
-    train, to_targets
-        As in `krige`.
-    scores
-        Shape (n, components).
-    noise
-        Shape (n,), mean 1.
-    device
-        Where to solve.
-    """
-    weight = _weight_table(choices, len(candidates))
-    m, n = to_targets.distance.shape
-    near = np.argsort(to_targets.distance, axis=1, kind="stable")[:, :6]
-    target_noise = noise[near].mean(1)
-    mean, variance = np.zeros((m, scores.shape[1])), np.zeros((m, len(choices)))
-    smoother = np.zeros((m, n))
-    for k, covariance in enumerate(candidates):
-        used = np.flatnonzero(weight[k, :, :, 0].any(1))
-        if not len(used):
-            continue
-        correlation = covariance.of(train)
-        across = torch.from_numpy(covariance.of(to_targets)).to(device)
-        for g in used:
-            shares, scales = weight[k, g, :, 0], weight[k, g, :, 1]
-            variance += np.outer(1 + NUGGETS[g] * target_noise, shares * scales)
-            if g == len(NUGGETS) - 1:
-                continue
-            system = correlation + np.diag(NUGGETS[g] * noise)
-            factor = torch.linalg.cholesky(torch.from_numpy(system).to(device))
-            half = torch.linalg.solve_triangular(factor, across.T, upper=False)
-            explained = (half**2).sum(0).cpu().numpy()
-            variance -= np.outer(explained, shares * scales)
-            some = np.flatnonzero(shares[:-1])
-            if len(some):
-                rotated = torch.linalg.solve_triangular(factor, torch.from_numpy(scores[:, some]).to(device), upper=False)
-                mean[:, some] += (half.T @ rotated).cpu().numpy() * shares[some]
-            if shares[-1]:
-                dual = torch.linalg.solve_triangular(factor.T, half, upper=True)
-                smoother += shares[-1] * dual.T.cpu().numpy()
-    return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
-
-
-def _weight_table(choices: list[Choice], covariances: int) -> np.ndarray:
-    """Weight and scale of every covariance and nugget, shape (covariances, nuggets, choices, 2)."""
-    table = np.zeros((covariances, len(NUGGETS), len(choices), 2))
-    for c, choice in enumerate(choices):
-        table[choice.covariance, choice.nugget, c] = np.stack([choice.weight, choice.scale], axis=1)
-    return table
-
-
-def _describe(choice: Choice, candidates: Sequence[Covariance]) -> dict:
-    """What a component uses most, for the record."""
-    best = int(np.argmax(choice.weight))
+def _describe(choices: list[Choice], names: list[str], candidates: Sequence[Covariance]) -> dict[str, np.ndarray]:
+    """The covariance and nugget that each component uses most, and with what weight."""
+    best = [int(np.argmax(choice.weight)) for choice in choices]
+    pairs = list(zip(choices, best, strict=True))
     return {
-        "covariance": candidates[choice.covariance[best]].name,
-        "nugget": float(NUGGETS[choice.nugget[best]]),
-        "weight": float(choice.weight[best]),
+        "component": np.array([*names, "remainder"]),
+        "covariance": np.array([candidates[choice.covariance[b]].name for choice, b in pairs]),
+        "nugget": np.array([NUGGETS[choice.nugget[b]] for choice, b in pairs]),
+        "weight": np.array([choice.weight[b] for choice, b in pairs]),
     }

@@ -36,7 +36,10 @@ class PartnerTable:
 
 
 class Mixing(Protocol):
-    """A mixing strategy: how many graph neighbours it wants, how edges are weighted, whom it draws."""
+    """A mixing strategy: how many graph neighbours it wants, and whom it draws.
+
+    One that wants neighbours (``k > 0``) also has ``sigma``: their weights in the table are those of `expression_weights`.
+    """
 
     k: int
 
@@ -139,13 +142,13 @@ def resolve_mixing(mix) -> Mixing:
     Raises
     ------
     ValueError, TypeError
-        For an unknown name, or an object without ``draw``.
+        For an unknown name, or an object without ``draw`` or ``k``.
     """
     if isinstance(mix, str):
         if mix not in MIXINGS:
             raise ValueError(f"unknown mix={mix!r}; available: {listing(MIXINGS)}.{closest(mix, MIXINGS)}")
         return MIXINGS[mix]()
-    if not callable(getattr(mix, "draw", None)) or isinstance(mix, type):
+    if isinstance(mix, type) or not callable(getattr(mix, "draw", None)) or not hasattr(mix, "k"):
         raise TypeError(f"mix must be a name ({listing(MIXINGS)}) or a strategy object, not {mix!r}.")
     return mix
 

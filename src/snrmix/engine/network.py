@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import lightning
@@ -31,8 +32,24 @@ class Training:
     early_stopping
         Keep the weights of the best epoch, and stop after ``patience`` epochs without a better one. Without it, the
         weights of the last epoch are kept.
+    hidden, dropout
+        Units of the hidden layer; share of the inputs and of these units that is dropped in a step.
+    learning_rate, weight_decay
+        Of AdamW, with a cosine to zero. With fewer than 4,000 inputs the first layer learns faster in proportion, up to
+        ``stem_boost`` times.
+    weight_average
+        Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
+    steps_per_epoch, smallest_batch, largest_batch
+        Steps wanted per epoch; the batches that makes are kept within these sizes.
     accelerator, devices
         Passed to ``lightning.Trainer``.
+    progress
+        Show a bar over the epochs.
+
+    Raises
+    ------
+    ValueError
+        For a value out of range.
     """
 
     max_epochs: int = 80
@@ -50,6 +67,22 @@ class Training:
     accelerator: str = "auto"
     devices: object = "auto"
     progress: bool = True
+
+    def __post_init__(self):
+        for name in ("max_epochs", "patience", "hidden", "steps_per_epoch", "smallest_batch", "largest_batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
+        if not 0 <= self.weight_average <= 1:
+            raise ValueError(f"weight_average={self.weight_average!r} must lie between 0 and 1.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate!r} must be positive.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
+        if not self.stem_boost >= 1:
+            raise ValueError(f"stem_boost={self.stem_boost!r} must be at least 1.")
 
 
 @dataclass(frozen=True)

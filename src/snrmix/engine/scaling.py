@@ -4,13 +4,14 @@ import numpy as np
 
 CLIP = 4.0
 DEAD_SHARE = 0.02
+ROUNDING = 1e-6  # of float32, relative to the values
 
 
 def standard_scale(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre and inverse scale of every feature on the given rows, guarded for features that hardly vary there.
 
-    A feature whose standard deviation is zero, or under 2 % of the typical one and of its own spread over all rows,
-    gets inverse scale 0: its z-scores elsewhere would be huge and mean nothing.
+    A feature whose standard deviation there is zero but for rounding, or under 2 % of that over all rows, gets inverse
+    scale 0: its z-scores elsewhere would be huge and mean nothing.
 
     Parameters
     ----------
@@ -27,7 +28,7 @@ def standard_scale(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, 
     chosen = features[rows].astype(np.float32)
     centre, spread = chosen.mean(0), chosen.std(0)
     overall = features.astype(np.float32).std(0)
-    dead = (spread <= 1e-6) | (spread < DEAD_SHARE * overall)
+    dead = (spread <= ROUNDING * np.maximum(np.abs(centre), 1)) | (spread < DEAD_SHARE * overall)
     return centre, np.where(dead, 0.0, 1.0 / np.where(dead, 1.0, spread)).astype(np.float32)
 
 

@@ -126,7 +126,7 @@ def _check(kind, share, library, n_blocks, key_added) -> None:
 
 def _random(sites: Sites, rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     chosen = np.zeros(len(rows), bool)
-    chosen[single_split(sites.library[rows], share, rng)[0].held_out] = True
+    chosen[single_split(sites.library[rows], share, rng).held_out] = True
     return chosen
 
 

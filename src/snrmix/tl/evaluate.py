@@ -8,10 +8,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from snrmix._log import logger
-from snrmix._names import closest, listing
+from snrmix._names import listing
 from snrmix.engine.metrics import gene_scores, moran, spearman
 from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
-from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression
+from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
 from snrmix.graph import spatial_neighbours
 from snrmix.pl._result import result_table
 from snrmix.sites import Sites, read_sites
@@ -128,35 +128,6 @@ def evaluate(
     counted = truth is None and expression.input_units == "counts"
     case = _Case(sites, held, measured, observed, expression, target, predicted, counted)
     return _by_gene(case, wanted, table)
-
-
-def read_mask(table: AnnData, value, name: str) -> np.ndarray:
-    """A boolean obs column by its name, or a boolean array or Series over observations: bool, shape (n_obs,).
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        For a missing column, a type that is not boolean, or a wrong length or index.
-    """
-    if isinstance(value, str):
-        if value not in table.obs:
-            raise KeyError(
-                f"{name}={value!r} is not in obs; available: {listing(table.obs)}.{closest(value, table.obs)}"
-            )
-        value, name = table.obs[value], f"obs[{value!r}]"
-    elif isinstance(value, list | tuple):
-        value = np.array(value)
-    elif isinstance(value, pd.Series) and not value.index.equals(table.obs_names):
-        if len(value) != table.n_obs or set(value.index) != set(table.obs_names):
-            raise ValueError(f"the index of {name} differs from obs_names; pass {name}.to_numpy() to go by position.")
-        value = value.loc[table.obs_names]
-    if not pd.api.types.is_bool_dtype(value) or pd.isna(value).any():
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name} must be boolean without missing values, not {kind}.")
-    mask = np.asarray(value, dtype=bool)
-    if mask.shape != (table.n_obs,):
-        raise ValueError(f"{name} has shape {mask.shape}; expected ({table.n_obs},), one value per observation.")
-    return mask
 
 
 def _check_libraries(sites: Sites, record, key: str) -> None:

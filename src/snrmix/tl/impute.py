@@ -139,6 +139,8 @@ def impute(
         Genes that were modelled.
     ``var["snrmix_weight_network" | "snrmix_weight_kriging"]``
         Weights of the two in the stack, per gene.
+    ``var["snrmix_calibration"]``
+        Which row of ``uns["snrmix"]["calibration"]`` a gene's intervals are made with; -1 for genes that were not modelled.
     ``obs["snrmix_measured"]``
         Which spots were taken as measured.
     ``uns["snrmix"]``
@@ -162,6 +164,9 @@ def impute(
     options = training_options(
         training, max_epochs=max_epochs, early_stopping=early_stopping, accelerator=accelerator, devices=devices
     )
+    losses = losses if losses is not None else Losses()
+    if not isinstance(losses, Losses):
+        raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
     _check_output(fill, key_added)
     check_memory(read_table(data, table_key))
     prepared = prepare(
@@ -172,7 +177,7 @@ def impute(
     fill = choose_fill(fill, measured is not None, prepared.is_measured, n_folds)
     folds = choose_folds(prepared, n_folds, n_repeats, validation, seed)
     mixing = settle_neighbours(mixing, folds, chosen=not isinstance(mix, str))
-    settings = Settings(mixing, losses if losses is not None else Losses(), options, kriging, seed, device)
+    settings = Settings(mixing, losses, options, kriging, seed, device)
     fit = fit_section(prepared.section, folds, settings)
     parameters = {
         "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,
@@ -182,7 +187,7 @@ def impute(
         "use_rep": use_rep,
         "encoder": prepared.embedding.record["encoder"] if prepared.embedding else None,
         "mix": mixing,
-        "losses": settings.losses,
+        "losses": losses,
         "kriging": kriging,
         "training": options,
         "n_folds": n_folds,
@@ -279,6 +284,8 @@ def write(table, prepared: Prepared, fit: SectionFit, fill: str, key: str, param
     )
     for name, values in layers.items():
         table.layers[name] = values
+    for name in ("weight_network", "weight_kriging"):  # of an earlier call that had both
+        table.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
     for name, column in columns.items():
         table.var[f"{key}_{name}"] = column
     table.obs[f"{key}_measured"] = sites.to_rows(prepared.is_measured)

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix._names import listing
-from snrmix.engine.conformal import LEVELS, NORMAL_90
-from snrmix.sites import read_table
+from snrmix.engine.conformal import NORMAL_90
+from snrmix.pl._result import result_table
 
 
 def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | None = None) -> tuple:
@@ -35,24 +34,22 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
     KeyError, ValueError
         When there is no result under ``key``, or ``level`` is out of range.
     """
-    table = read_table(data, table_key)
-    if key not in table.uns or f"{key}_sd" not in table.layers:
-        raise KeyError(f"no imputation under {key!r}: run snrmix.tl.impute first. uns has {listing(table.uns)}.")
-    if not LEVELS[0] <= level <= LEVELS[-1]:
-        raise ValueError(f"level={level!r} must lie between {LEVELS[0]} and {LEVELS[-1]}.")
-    quantiles, group = table.uns[key]["calibration"], table.var[f"{key}_calibration"].to_numpy()
-    ends = []
-    for side in ("low", "high"):
-        rows = np.asarray(quantiles[side])
-        at_level, at_90 = (np.array([np.interp(p, LEVELS, row) for row in rows]) for p in (level, 0.9))
-        ends.append((at_level, at_90))
-    half_width = (ends[1][1] - ends[0][1]) / (2 * NORMAL_90)
-    # Genes that were not modelled have no residuals of their own; their sd is taken as normal.
     from scipy.stats import norm
 
-    factors = np.stack(
-        [[*(end / half_width), sign * norm.ppf((1 + level) / 2)] for (end, _), sign in zip(ends, (-1, 1), strict=True)]
-    )
-    low, high = factors[:, group].astype(np.float32)
+    table = result_table(data, key, table_key)
+    calibration, group = table.uns[key]["calibration"], table.var[f"{key}_calibration"].to_numpy()
+    levels = np.asarray(calibration["levels"])
+    if not levels[0] <= level <= levels[-1]:
+        raise ValueError(f"level={level!r} must lie between {levels[0]} and {levels[-1]}.")
+
+    def quantiles(side: str, at: float) -> np.ndarray:
+        return np.array([np.interp(at, levels, row) for row in np.asarray(calibration[side])])
+
+    half_width = np.maximum((quantiles("high", 0.9) - quantiles("low", 0.9)) / (2 * NORMAL_90), 1e-12)
     values, sd = np.asarray(table.layers[key]), np.asarray(table.layers[f"{key}_sd"])
-    return np.maximum(values + low * sd, 0), values + high * sd
+    ends = []
+    for side, sign in (("low", -1), ("high", 1)):
+        # Genes that were not modelled, group -1, have no residuals of their own: their sd is taken as normal.
+        sds = np.append(quantiles(side, level) / half_width, sign * norm.ppf((1 + level) / 2))
+        ends.append(np.maximum(values + sds[group].astype(np.float32) * sd, 0))
+    return tuple(ends)

@@ -1,0 +1,224 @@
+"""The linear systems of kriging: all training spots at once, or a moving neighbourhood of a few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from snrmix.engine.covariance import Block, Correlations, nearest
+
+NUGGETS = np.append(10.0 ** np.linspace(-2, 1.75, 6), 1e6)
+PREDICT_MEAN = len(NUGGETS) - 1  # so noisy that the mean is predicted
+NEIGHBOURS = 64
+CLOSE, ANCHORS = 192, 64  # among these in space, and these spread over all, neighbours are found
+TARGETS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Covariances and nuggets of one component, or of the remainder, with their weights.
+
+    Parameters
+    ----------
+    covariance, nugget
+        Shape (choices,), indices into the candidates and into `NUGGETS`.
+    weight
+        Shape (choices,), sum 1.
+    scale
+        Shape (choices,): the variance ``s^2``.
+    """
+
+    covariance: np.ndarray
+    nugget: np.ndarray
+    weight: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Kriging of components, and the weights of the remainder.
+
+    Parameters
+    ----------
+    mean, variance
+        Shape (targets, components), of a new observation.
+    smoother
+        Array or sparse array, shape (targets, n): weights of the training spots for the remainder of any gene.
+    remainder_variance
+        Shape (targets,), for a gene of average remainder.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    smoother: np.ndarray | sparse.csr_array
+    remainder_variance: np.ndarray
+
+
+def solve_exact(
+    correlations: Correlations,
+    choices: list[Choice],
+    train: np.ndarray,
+    targets: np.ndarray,
+    scores: np.ndarray,
+    noise: np.ndarray,
+    device: str = "cpu",
+) -> Solved:
+    """Krige from all training spots: one Cholesky factor for every covariance and nugget in use.
+
+    Parameters
+    ----------
+    correlations
+        Of all sites.
+    choices
+        One per component, and last that of the remainder.
+    train, targets
+        Indices of sites.
+    scores
+        Shape (n, components).
+    noise
+        Shape (n,), mean 1.
+    device
+        Where to solve.
+    """
+    device, weight, scale = _double(device), *_tables(choices, len(correlations.candidates))
+    target_noise = noise_at(correlations, train, targets, noise)
+    mean, variance = np.zeros((len(targets), scores.shape[1])), np.zeros((len(targets), len(choices)))
+    smoother = np.zeros((len(targets), len(train)))
+    if not len(targets):
+        return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
+    among, across = correlations.between(train, train), correlations.between(targets, train)
+    for k, covariance in enumerate(correlations.candidates):
+        used = np.flatnonzero(weight[k].any(axis=1))
+        if not len(used):
+            continue
+        correlation = covariance.of(among)
+        right = torch.from_numpy(covariance.of(across)).to(device).T
+        for g in used:
+            shares = weight[k, g] * scale[k, g]
+            variance += np.outer(1 + NUGGETS[g] * target_noise, shares)
+            if g == PREDICT_MEAN:
+                continue
+            system = torch.from_numpy(correlation + np.diag(NUGGETS[g] * noise)).to(device)
+            factor = torch.linalg.cholesky(system)
+            half = torch.linalg.solve_triangular(factor, right, upper=False)
+            variance -= np.outer((half**2).sum(0).cpu().numpy(), shares)
+            some = np.flatnonzero(weight[k, g, :-1])
+            rotated = torch.linalg.solve_triangular(
+                factor, torch.from_numpy(scores[:, some] * weight[k, g, some]).to(device), upper=False
+            )
+            mean[:, some] += (half.T @ rotated).cpu().numpy()
+            if weight[k, g, -1]:
+                dual = torch.linalg.solve_triangular(factor.T, half, upper=True)
+                smoother += weight[k, g, -1] * dual.T.cpu().numpy()
+    return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
+
+
+def solve_near(
+    correlations: Correlations,
+    choices: list[Choice],
+    train: np.ndarray,
+    targets: np.ndarray,
+    scores: np.ndarray,
+    noise: np.ndarray,
+    device: str = "cpu",
+) -> Solved:
+    """Krige every target from its `NEIGHBOURS` most correlated training spots: time and memory linear in sites.
+
+    Parameters are those of `solve_exact`.
+    """
+    device, tables = _double(device), _tables(choices, len(correlations.candidates))
+    target_noise = noise_at(correlations, train, targets, noise)
+    near = neighbourhoods(correlations, train, targets)
+    mean, variance = np.zeros((len(targets), scores.shape[1])), np.zeros((len(targets), len(choices)))
+    weights = np.zeros(near.shape)
+    for start in range(0, len(targets), TARGETS_AT_ONCE):
+        rows = slice(start, start + TARGETS_AT_ONCE)
+        mean[rows], variance[rows], weights[rows] = _solve_batch(
+            correlations, tables, train, targets[rows], near[rows], scores, noise, target_noise[rows], device
+        )
+    starts = np.arange(len(targets) + 1) * near.shape[1]
+    smoother = sparse.csr_array((weights.ravel(), near.ravel(), starts), shape=(len(targets), len(train)))
+    return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
+
+
+def _solve_batch(correlations, tables, train, targets, near, scores, noise, target_noise, device):
+    """Mean, variance and the remainder's weights of some targets, given the positions of their neighbours in train."""
+    weight, scale = tables
+    among = correlations.between(train[near], train[near])
+    across = correlations.between(targets[:, None], train[near])
+    across = Block(across.distance[:, 0], None if across.image is None else across.image[:, 0])
+    near_scores, near_noise = torch.from_numpy(scores[near]).to(device), torch.from_numpy(noise[near]).to(device)
+    mean = torch.zeros((len(targets), scores.shape[1]), dtype=torch.float64, device=device)
+    remainder = torch.zeros(near.shape, dtype=torch.float64, device=device)
+    variance = np.zeros((len(targets), weight.shape[2]))
+    for k, covariance in enumerate(correlations.candidates):
+        used = np.flatnonzero(weight[k].any(axis=1))
+        if not len(used):
+            continue
+        correlation = torch.from_numpy(covariance.of(among)).to(device)
+        right = torch.from_numpy(covariance.of(across)).to(device)[:, :, None]
+        for g in used:
+            shares = weight[k, g] * scale[k, g]
+            variance += np.outer(1 + NUGGETS[g] * target_noise, shares)
+            if g == PREDICT_MEAN:
+                continue
+            factor = torch.linalg.cholesky(correlation + torch.diag_embed(NUGGETS[g] * near_noise))
+            dual = torch.cholesky_solve(right, factor)
+            variance -= np.outer((dual * right).sum((1, 2)).cpu().numpy(), shares)
+            own = torch.from_numpy(weight[k, g]).to(device)
+            mean += (dual.transpose(1, 2) @ near_scores)[:, 0] * own[:-1]
+            remainder += own[-1] * dual[:, :, 0]
+    return mean.cpu().numpy(), variance, remainder.cpu().numpy()
+
+
+def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The training spots that correlate most with each target, by the mean of all candidate covariances.
+
+    They are found among the nearest in space and some spots spread over all of them, which are all that a target has
+    whose library has no training spot.
+
+    Returns
+    -------
+    numpy.ndarray
+        Positions in ``train``, ascending, shape (targets, <= `NEIGHBOURS`).
+    """
+    n, m = len(train), min(NEIGHBOURS, len(train))
+    near = np.empty((len(targets), m), int)
+    everywhere = np.arange(n) if n <= CLOSE + ANCHORS else np.linspace(0, n - 1, ANCHORS).astype(int)
+    for start in range(0, len(targets), TARGETS_AT_ONCE):
+        rows = targets[start : start + TARGETS_AT_ONCE]
+        found = np.broadcast_to(everywhere, (len(rows), len(everywhere)))
+        usable = np.ones(found.shape, bool)
+        if n > CLOSE + ANCHORS:
+            close = nearest(correlations.sites, train, rows, CLOSE)
+            twice = (found[:, :, None] == close[:, None, :]).any(2)
+            found, usable = np.concatenate([close, found], 1), np.concatenate([close >= 0, ~twice], 1)
+        block = correlations.between(rows[:, None], train[found])
+        similar = np.mean([covariance.of(block)[:, 0] for covariance in correlations.candidates], axis=0)
+        best = np.argsort(-np.where(usable, similar, -1), axis=1, kind="stable")[:, :m]
+        near[start : start + len(rows)] = np.sort(np.take_along_axis(found, best, 1), axis=1)
+    return near
+
+
+def noise_at(correlations: Correlations, train: np.ndarray, targets: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Noise to expect at targets: the mean of the nearest 6 training spots of the library, 1 without any."""
+    near = nearest(correlations.sites, train, targets, min(6, len(train)))
+    known = near >= 0
+    return np.where(known.any(1), (noise[near] * known).sum(1) / np.maximum(known.sum(1), 1), 1.0)
+
+
+def _tables(choices: list[Choice], covariances: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and scale of every covariance and nugget, each of shape (covariances, nuggets, choices)."""
+    weight, scale = np.zeros((2, covariances, len(NUGGETS), len(choices)))
+    for c, choice in enumerate(choices):
+        weight[choice.covariance, choice.nugget, c] = choice.weight
+        scale[choice.covariance, choice.nugget, c] = choice.scale
+    return weight, scale
+
+
+def _double(device: str) -> str:
+    """The device, or the processor where the device has no double precision."""
+    return "cpu" if str(device).startswith("mps") else device

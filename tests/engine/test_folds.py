@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+
+from snrmix.engine.folds import (
+    CLUMPINESS,
+    clustered_assignment,
+    distance_to_measured,
+    held_out_distance,
+    make_folds,
+    random_assignment,
+    single_split,
+)
+
+
+def square(side):
+    return np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2).astype(float)
+
+
+@pytest.fixture(scope="module")
+def section():
+    """Two libraries of 20 x 20 spots in the same place."""
+    positions = np.tile(square(20), (2, 1)) + np.random.default_rng(0).normal(0, 0.01, (800, 2))
+    return positions, np.repeat([0, 1], 400)
+
+
+MISSING = {
+    "scattered": lambda positions, rng: rng.random(len(positions)) < 0.5,
+    "a third, as one block": lambda positions, rng: positions[:, 0] > 13,
+    "two holes": lambda positions, rng: (np.abs(positions[:, 0] - 9.5) > 5) & (np.abs(positions[:, 1] - 9.5) < 6),
+    "none": lambda positions, rng: np.zeros(len(positions), bool),
+}
+
+
+def folds_of(section, missing, n_folds=5, n_repeats=2, seed=0):
+    positions, library = section
+    measured = np.flatnonzero(~MISSING[missing](positions, np.random.default_rng(5)))
+    folds, clusters = make_folds(positions, library, measured, n_folds, n_repeats, np.random.default_rng(seed))
+    return measured, folds, clusters
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_every_repeat_holds_out_every_measured_spot_once(section, missing, n_folds):
+    measured, folds, _ = folds_of(section, missing, n_folds)
+    assert [fold.repeat for fold in folds] == [0] * n_folds + [1] * n_folds
+    for repeat in (0, 1):
+        held_out = [fold.held_out for fold in folds if fold.repeat == repeat]
+        np.testing.assert_array_equal(np.sort(np.concatenate(held_out)), np.arange(len(measured)))
+    for fold in folds:
+        assert len(fold.train) and len(fold.held_out)
+        np.testing.assert_array_equal(np.sort(np.append(fold.train, fold.held_out)), np.arange(len(measured)))
+        assert (np.diff(fold.train) > 0).all() and (np.diff(fold.held_out) > 0).all()
+    assert not np.array_equal(folds[0].held_out, folds[n_folds].held_out)
+
+
+def test_folds_follow_from_the_seed_alone(section):
+    for missing in ("scattered", "a third, as one block"):
+        first, again, other = (folds_of(section, missing, seed=seed)[1] for seed in (0, 0, 1))
+        assert all(np.array_equal(a.held_out, b.held_out) for a, b in zip(first, again, strict=True))
+        assert not all(np.array_equal(a.held_out, b.held_out) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5, 7])
+def test_random_folds_are_balanced_within_each_library(n_folds):
+    library = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [101, 38, 14]))
+    fold = random_assignment(library, n_folds, np.random.default_rng(1))
+    for code in range(3):
+        counts = np.bincount(fold[library == code], minlength=n_folds)
+        assert np.ptp(counts) <= 1 and counts.min() >= 1
+
+
+@pytest.mark.parametrize("clusters", CLUMPINESS)
+def test_clustered_folds_are_balanced_and_held_out_spots_lie_farther_away(section, clusters):
+    positions, library = section
+    fold = clustered_assignment(positions, library, 5, clusters, np.random.default_rng(0))
+    counts = np.array([np.bincount(fold[library == code], minlength=5) for code in (0, 1)])
+    # The largest cluster can tip the balance: 400 spots in 5 x clusters groups, twice the mean size at most.
+    assert np.abs(counts - 80).max() <= 160 / clusters
+    near = held_out_distance(positions, library, random_assignment(library, 5, np.random.default_rng(0))).mean()
+    far = held_out_distance(positions, library, fold).mean()
+    assert far > near + {2: 1.0, 4: 0.5, 8: 0.2, 16: 0.05}[clusters]
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_clusters_are_used_where_regions_are_missing_and_only_there(section, missing):
+    positions, library = section
+    measured, folds, clusters = folds_of(section, missing)
+    assert (clusters > 0) == (missing in ("a third, as one block", "two holes"))
+    if clusters:
+        own = library[measured]
+        wanted = distance_to_measured(positions, library, measured).mean()
+        fold = np.empty(len(measured), int)
+        for k, one in enumerate(folds[:5]):
+            fold[one.held_out] = k
+        scattered = random_assignment(own, 5, np.random.default_rng(0))
+        clustered, random = (held_out_distance(positions[measured], own, f).mean() for f in (fold, scattered))
+        assert abs(clustered - wanted) < 0.8 * abs(random - wanted)
+
+
+def test_smallest_allowed_libraries_leave_no_fold_empty():
+    """`snrmix.splits.choose_folds` allows as many folds as half the spots of the smallest library."""
+    rng = np.random.default_rng(0)
+    library = np.repeat([0, 1], [10, 60])
+    positions = rng.uniform(0, 8, (70, 2))
+    for assignment in (random_assignment(library, 5, rng), clustered_assignment(positions, library, 5, 16, rng)):
+        for code in (0, 1):
+            assert set(assignment[library == code]) == set(range(5))
+
+
+def test_distances_are_those_of_a_loop_and_stay_within_libraries():
+    rng = np.random.default_rng(0)
+    positions, library = rng.uniform(0, 5, (60, 2)), np.repeat([0, 1, 2], 20)
+    measured = np.flatnonzero((rng.random(60) < 0.4) & (library < 2))
+
+    def nearest(site):
+        own = [np.hypot(*(positions[site] - positions[m])) for m in measured if library[m] == library[site]]
+        return min(own, default=np.nan)
+
+    missing = np.setdiff1d(np.arange(60), measured)
+    loop = np.array([nearest(site) for site in missing])
+    np.testing.assert_allclose(distance_to_measured(positions, library, measured), loop[np.isfinite(loop)])
+    # Asked for by name, sites of a library without any measured one are as far as the farthest.
+    found = distance_to_measured(positions, library, measured, missing)
+    np.testing.assert_allclose(found, np.where(np.isfinite(loop), loop, np.nanmax([1.0, *loop])))
+
+
+def test_held_out_distance_is_that_of_a_loop():
+    rng = np.random.default_rng(0)
+    positions, library, fold = rng.uniform(0, 5, (50, 2)), np.repeat([0, 1], 25), rng.integers(3, size=50)
+    loop = [
+        min(np.hypot(*(positions[i] - positions[j])) for j in range(50) if fold[j] != fold[i] and library[j] == library[i])
+        for i in range(50)
+    ]
+    np.testing.assert_allclose(held_out_distance(positions, library, fold), loop)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.5, 0.99, 0.9999])
+def test_single_split_holds_out_a_share_of_each_library_and_never_all_of_it(share):
+    library = np.repeat([0, 1, 2], [200, 30, 1])
+    fold = single_split(library, share, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.sort(np.append(fold.train, fold.held_out)), np.arange(231))
+    held_out = np.bincount(library[fold.held_out], minlength=3)
+    assert list(held_out) == [min(max(round(share * n), 1), n - 1) for n in (200, 30, 1)]
+    again = single_split(library, share, np.random.default_rng(0))
+    np.testing.assert_array_equal(fold.held_out, again.held_out)

@@ -1,0 +1,350 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+
+from snrmix.engine import targets as targets_module
+from snrmix.engine.crossfit import NetworkFit, Section, fit_network
+from snrmix.engine.folds import Fold
+from snrmix.engine.losses import Losses
+from snrmix.engine.metrics import pearson
+from snrmix.engine.mix import SNRMixing
+from snrmix.engine.network import Selection, Training, batches, forward
+from snrmix.engine.scaling import CLIP, standard_scale, standardise
+from snrmix.engine.targets import make_targets
+
+FAST = {"max_epochs": 12, "hidden": 48, "accelerator": "cpu", "progress": False}
+
+
+def k_folds(n, n_folds, n_repeats=1, seed=0):
+    rng, folds = np.random.default_rng(seed), []
+    for repeat in range(n_repeats):
+        fold = rng.permutation(np.arange(n) % n_folds)
+        folds += [Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat) for k in range(n_folds)]
+    return folds
+
+
+def section_of(features, expression, positions):
+    """All sites measured, one library; the nearest spots from a k-d tree."""
+    n = len(features)
+
+    def neighbours(train, k):
+        return cKDTree(positions[train]).query(positions[train], k + 1)[1][:, 1:]
+
+    return Section(
+        features, np.zeros(features.shape[1], bool), positions, np.zeros(n, int), np.arange(n), expression, np.ones(n),
+        neighbours,
+    )  # fmt: skip
+
+
+def linear(n=320, d=24, genes=8, noise=0.3, seed=0):
+    """Expression that is linear in smooth features, with noise."""
+    rng = np.random.default_rng(seed)
+    positions = rng.uniform(0, 18, (n, 2))
+    waves = np.sin(positions @ rng.normal(0, 0.35, (2, d)) + rng.uniform(0, 6, d))
+    features = (waves + 0.3 * rng.normal(size=(n, d))).astype(np.float32)
+    truth = features @ rng.normal(0, 1 / np.sqrt(d), (d, genes))
+    expression = 3 + truth / truth.std(0) + noise * rng.normal(size=(n, genes))
+    return section_of(features, expression.astype(np.float32), positions)
+
+
+def fit(section, folds, seed=0, mixing=None, **options):
+    mixing = mixing or SNRMixing(k=10)
+    return fit_network(section, folds, mixing, Losses(), Training(**{**FAST, **options}), seed)
+
+
+def ratio(section, folds, fitted):
+    """Out-of-fold squared error over that of the training spots' mean."""
+    mean = np.empty_like(section.expression)
+    for fold in folds:
+        mean[fold.held_out] = section.expression[fold.train].mean(0)
+    return np.mean((fitted.out_of_fold - section.expression) ** 2) / np.mean((mean - section.expression) ** 2)
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """A section, three folds, and networks trained on them."""
+    section = linear()
+    folds = k_folds(320, 3)
+    return section, folds, fit(section, folds, max_epochs=60, learning_rate=1e-3)
+
+
+def test_a_linear_map_is_learnt(learnt):
+    section, folds, fitted = learnt
+    assert ratio(section, folds, fitted) < 0.25  # 0.08 is noise
+    assert pearson(section.expression, fitted.out_of_fold).min() > 0.85
+
+
+def test_predictions_elsewhere_are_the_mean_of_the_networks(learnt):
+    section, _, fitted = learnt
+    rows = torch.arange(40)
+    features = section.features[:40]
+    outputs = forward(fitted.fitted.weights, torch.from_numpy(section.features), rows).numpy()
+    wanted = np.mean([t.to_genes(o) for t, o in zip(fitted.targets, outputs, strict=True)], axis=0)
+    np.testing.assert_allclose(fitted.predict(features), wanted, rtol=1e-5)
+    assert isinstance(fitted, NetworkFit) and fitted.predict(features).dtype == np.float32
+
+
+def test_predictions_do_not_depend_on_how_rows_are_chunked(learnt):
+    section, _, fitted = learnt
+    features, rows = torch.from_numpy(section.features), torch.arange(320)
+    whole = forward(fitted.fitted.weights, features, rows)
+    for chunk in (1, 7, 319):
+        np.testing.assert_allclose(forward(fitted.fitted.weights, features, rows, chunk), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_forward_is_a_two_layer_perceptron_on_z_scores(learnt):
+    section, folds, fitted = learnt
+    weights = {name: value.numpy().astype(float) for name, value in fitted.fitted.weights.items()}
+    found = forward(fitted.fitted.weights, torch.from_numpy(section.features), torch.arange(320)).numpy()
+    for k, fold in enumerate(folds):
+        train = section.features[fold.train].astype(float)
+        z = np.clip((section.features - train.mean(0)) / train.std(0), -CLIP, CLIP)
+        hidden = z @ weights["stem_weight"][k] + weights["stem_bias"][k]
+        hidden = hidden * np.array([0.5 * (1 + torch.erf(torch.as_tensor(hidden / np.sqrt(2))).numpy())])[0]
+        wanted = hidden @ weights["head_weight"][k] + weights["head_bias"][k]
+        np.testing.assert_allclose(found[k], wanted, atol=2e-4)
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_held_out_values_come_from_the_kept_weights(learnt, early_stopping):
+    section, folds, fitted = learnt
+    if not early_stopping:
+        fitted = fit(section, folds, early_stopping=False)
+    outputs = forward(fitted.fitted.weights, torch.from_numpy(section.features), torch.arange(320)).numpy()
+    history = fitted.fitted.history
+    curve, best = history["validation_mse"], history["best_epoch"]
+    for k, fold in enumerate(folds):
+        np.testing.assert_allclose(outputs[k][fold.held_out], fitted.fitted.held_out[k], rtol=1e-4, atol=1e-5)
+        error = np.mean((fitted.fitted.held_out[k] - fitted.targets[k].values[fold.held_out]) ** 2)
+        assert error == pytest.approx(curve[k, best[k]], rel=1e-4)
+        others = np.delete(curve, k, axis=0).mean(0)
+        assert best[k] == (np.argmin(others) if early_stopping else curve.shape[1] - 1)
+    assert history["train_loss"].shape == curve.shape
+    if early_stopping:
+        assert best.max() + Training().patience + 1 == curve.shape[1] or curve.shape[1] == 60
+
+
+def test_held_out_expression_does_not_touch_the_network_of_its_fold():
+    """At a fixed epoch; with early stopping it may, through the epoch that the other folds choose."""
+    section, folds = linear(n=120), k_folds(120, 3)
+    before = fit(section, folds, early_stopping=False)
+    changed = section.expression.copy()
+    spot = folds[1].held_out[4]
+    changed[spot] = 50.0
+    after = fit(section_of(section.features, changed, section.positions), folds, early_stopping=False)
+    for name, value in before.fitted.weights.items():
+        assert torch.equal(value[1], after.fitted.weights[name][1]), name
+        if name in ("stem_weight", "head_weight"):
+            assert not torch.equal(value[0], after.fitted.weights[name][0])
+    np.testing.assert_array_equal(before.out_of_fold[folds[1].held_out], after.out_of_fold[folds[1].held_out])
+    assert (before.out_of_fold[folds[0].held_out] != after.out_of_fold[folds[0].held_out]).mean() > 0.9
+
+
+def test_same_seed_same_bits_and_no_global_random_state_is_touched():
+    section, folds = linear(n=90), k_folds(90, 2, n_repeats=2)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first, again, other = (fit(section, folds, seed=seed, max_epochs=3) for seed in (5, 5, 6))
+    assert torch.equal(states[0], torch.get_rng_state()) and random.getstate() == states[2]
+    np.testing.assert_array_equal(states[1], np.random.get_state()[1])
+    np.testing.assert_array_equal(first.out_of_fold, again.out_of_fold)
+    assert all(torch.equal(v, again.fitted.weights[name]) for name, v in first.fitted.weights.items())
+    assert (first.out_of_fold != other.out_of_fold).mean() > 0.99
+    assert len(first.fitted.held_out) == 4 and np.isfinite(first.out_of_fold).all()
+
+
+def test_no_file_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(linear(n=60), k_folds(60, 2), max_epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_split_leaves_training_spots_without_a_value():
+    section, held_out = linear(n=90), np.arange(0, 90, 3)
+    fitted = fit(section, [Fold(np.setdiff1d(np.arange(90), held_out), held_out)], max_epochs=3)
+    assert np.isfinite(fitted.out_of_fold[held_out]).all()
+    assert np.isnan(np.delete(fitted.out_of_fold, held_out, axis=0)).all()
+
+
+def test_folds_of_unequal_size_train_together():
+    section = linear(n=100)
+    parts = np.split(np.random.default_rng(0).permutation(100), [10, 60])
+    folds = [Fold(np.setdiff1d(np.arange(100), part), np.sort(part)) for part in parts]
+    assert np.isfinite(fit(section, folds, max_epochs=2).out_of_fold).all()
+
+
+def test_spots_of_other_libraries_may_be_all_there_is():
+    """Two spots per library have one neighbour or none within a fold; k exceeds both."""
+    section, folds = linear(n=60), k_folds(60, 2)
+    lonely = Section(**{**section.__dict__, "neighbours": lambda train, k: np.full((len(train), k), -1)})
+    assert np.isfinite(fit(lonely, folds, max_epochs=2).out_of_fold).all()
+
+
+def test_components_stand_for_many_genes(monkeypatch):
+    """600 genes of rank 5: predicting components and predicting genes come to the same."""
+    rng = np.random.default_rng(0)
+    base = linear(genes=5, noise=0.0)
+    loadings = rng.normal(size=(5, 600)) * rng.uniform(0.2, 1, 600)
+    expression = (base.expression @ loadings + 0.3 * rng.normal(size=(320, 600))).astype(np.float32)
+    section, folds = section_of(base.features, expression, base.positions), k_folds(320, 2)
+    components = fit(section, folds, max_epochs=30, learning_rate=1e-3)
+    assert components.targets[0].basis.shape == (targets_module.COMPONENTS, 600)
+    monkeypatch.setattr(targets_module, "WIDEST", 10_000)
+    genes = fit(section, folds, max_epochs=30, learning_rate=1e-3)
+    assert genes.targets[0].basis is None
+    first, second = (ratio(section, folds, fitted) for fitted in (components, genes))
+    assert first < 0.4 and first == pytest.approx(second, abs=0.04)
+    centred = [fitted.out_of_fold - expression.mean(0) for fitted in (components, genes)]
+    assert pearson(*centred).min() > 0.95
+
+
+# Selection
+
+
+def run(selection, errors):
+    """Feed epochs of errors, (epochs, K, spots); weights and predictions are the number of the epoch."""
+    stopped = None
+    for epoch, now in enumerate(errors):
+        k = len(now)
+        predicted = [torch.full((len(e), 1), float(epoch)) for e in now]
+        weights = {"w": torch.full((k, 1), float(epoch))}
+        if selection.update([np.asarray(e, float) for e in now], predicted, weights) and stopped is None:
+            stopped = epoch
+    return stopped
+
+
+def folds_with(sizes, repeats):
+    return [Fold(np.arange(0), np.arange(size), repeat) for size, repeat in zip(sizes, repeats, strict=True)]
+
+
+def test_a_network_is_stopped_by_the_other_folds():
+    """Best epochs by their own spots would be 0, 1 and 3; by the others' mean 2, 0 or 2, and 1."""
+    curves = np.array([[1.0, 5, 3, 9], [6, 2, 4, 9], [7, 7, 3, 1]])
+    others = [np.delete(curves, k, 0).mean(0) for k in range(3)]
+    selection = Selection(folds_with([4, 2, 3], [0, 0, 0]), Training())
+    run(selection, [[np.full(size, curve[e]) for size, curve in zip((4, 2, 3), curves, strict=True)] for e in range(4)])
+    wanted = [int(np.argmin(o)) for o in others]
+    assert wanted == [2, 2, 0] and list(selection.best_epoch) == wanted
+    for k, epoch in enumerate(wanted):
+        assert selection.kept[k]["w"].item() == epoch
+        assert (selection.held_out[k] == epoch).all()
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5])
+def test_own_errors_never_change_the_epoch(n_folds):
+    rng = np.random.default_rng(n_folds)
+    folds, errors = folds_with([6] * n_folds, [0] * n_folds), rng.uniform(1, 2, (8, n_folds, 6))
+    changed = errors.copy()
+    changed[:, 1] = rng.uniform(0, 9, (8, 6))
+    first, second = Selection(folds, Training()), Selection(folds, Training())
+    run(first, errors), run(second, changed)
+    assert first.best_epoch[1] == second.best_epoch[1]
+    assert torch.equal(first.held_out[1], second.held_out[1])
+
+
+def test_only_folds_of_the_same_repeat_judge():
+    """The folds of another repeat hold out spots that this network is scored on."""
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(1, 2, (6, 4, 5))
+    folds = folds_with([5] * 4, [0, 0, 1, 1])
+    selection = Selection(folds, Training())
+    run(selection, errors)
+    means = errors.mean(2)
+    assert list(selection.best_epoch) == [int(np.argmin(means[:, other])) for other in (1, 0, 3, 2)]
+
+
+def test_halves_of_a_single_split_judge_each_other():
+    errors = np.array([[[9, 1, 9, 1, 9]], [[1, 9, 1, 9, 1]], [[4, 5, 4, 5, 4]]], float)
+    selection = Selection(folds_with([5], [0]), Training())
+    run(selection, errors)
+    # Even places are judged by the odd ones (best at epoch 0) and odd places by the even ones (epoch 1).
+    assert selection.held_out[0][:, 0].tolist() == [0, 1, 0, 1, 0]
+    assert selection.best_epoch[0] == 2 and selection.kept[0]["w"].item() == 2  # 5.8, 4.2, 4.4 -> see below
+
+
+def test_patience_counts_from_the_last_network_to_improve():
+    folds = folds_with([3, 3], [0, 0])
+    errors = [[np.full(3, a), np.full(3, b)] for a, b in [(5, 5), (4, 6), (6, 6), (6, 4), (6, 6), (6, 6), (6, 6)]]
+    assert run(Selection(folds, Training(patience=3)), errors) == 6
+    assert run(Selection(folds, Training(patience=3, early_stopping=False)), errors) is None
+
+
+def test_without_early_stopping_the_last_weights_are_kept():
+    selection = Selection(folds_with([3, 3], [0, 0]), Training(early_stopping=False))
+    run(selection, [[np.full(3, e), np.full(3, e)] for e in (1.0, 2.0, 3.0)])
+    assert list(selection.best_epoch) == [2, 2] and (selection.held_out[0] == 2).all()
+    assert selection.kept[1]["w"].item() == 2
+
+
+# Targets, scaling, batches, options
+
+
+@pytest.mark.parametrize("genes", [7, 600])
+def test_targets_are_fitted_on_training_spots_alone(genes):
+    rng = np.random.default_rng(0)
+    expression = rng.gamma(2, size=(80, genes)).astype(np.float32)
+    train = np.arange(0, 80, 2)
+    target = make_targets(expression, train)
+    assert np.mean(target.values[train] ** 2) == pytest.approx(1, rel=1e-4)
+    changed = expression.copy()
+    changed[1::2] = 1e3
+    again = make_targets(changed, train)
+    np.testing.assert_array_equal(again.mean, target.mean)
+    assert again.scale == target.scale
+    np.testing.assert_array_equal(again.values[train], target.values[train])
+    back = target.to_genes(target.values)
+    if genes <= targets_module.WIDEST:
+        np.testing.assert_allclose(back, expression, rtol=1e-4, atol=1e-5)
+    else:
+        np.testing.assert_array_equal(again.basis, target.basis)
+        np.testing.assert_allclose(target.basis @ target.basis.T, np.eye(len(target.basis)), atol=1e-4)
+        # 39 components span 40 centred spots
+        np.testing.assert_allclose(back[train], expression[train], atol=1e-3)
+
+
+def test_dead_features_are_silenced_and_others_standardised():
+    rng = np.random.default_rng(0)
+    features = rng.normal(3, 2, (200, 5)).astype(np.float32)
+    train = np.arange(100)
+    features[:, 1] = 1000.1  # constant, but for rounding of its mean
+    features[:, 2] = 1000.1
+    features[150, 2] = 1005.0  # varies only elsewhere, a little
+    features[train, 3] = 0.5 + 1e-3 * rng.normal(size=100)  # hardly varies where it is measured
+    features[:, 4] *= 1e-3
+    centre, scale = standard_scale(features, train)
+    assert list(scale > 0) == [True, False, False, False, True]
+    np.testing.assert_allclose(centre, features[train].mean(0), rtol=1e-6)
+    z = standardise(features, train)
+    np.testing.assert_allclose(z[train][:, [0, 4]].std(0), 1, atol=0.02)
+    assert (z[:, 1:4] == 0).all() and np.abs(z).max() <= CLIP
+    np.testing.assert_allclose(standardise(features.astype(np.float16), train)[:, 0], z[:, 0], atol=0.01)
+
+
+@pytest.mark.parametrize("n_train", [1, 10, 31, 33, 100, 700, 2485, 9000])
+def test_batches_are_of_equal_size_and_use_nearly_all_spots(n_train):
+    size, steps = batches(n_train, Training())
+    assert size * steps <= n_train < (size + 1) * steps
+    if n_train >= 64:
+        assert 24 <= size <= 300
+    if 16 * 32 <= n_train <= 16 * 256:
+        assert steps == 16
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"max_epochs": 0}, {"max_epochs": 2.5}, {"max_epochs": True}, {"patience": 0}, {"hidden": 0}, {"dropout": 1.0},
+        {"dropout": -0.1}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"weight_decay": -1},
+        {"weight_average": 1.1}, {"stem_boost": 0.5}, {"steps_per_epoch": 0}, {"largest_batch": 0},
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        Training(**option)
+
+
+def test_diverging_training_says_so():
+    with pytest.raises(RuntimeError, match="diverged .* lower learning_rate"):
+        fit(linear(n=60), k_folds(60, 2), max_epochs=3, learning_rate=1e30)
