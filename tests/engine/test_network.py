@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial import cKDTree
+from scipy.stats import norm
 
 from snrmix.engine import targets as targets_module
 from snrmix.engine.crossfit import NetworkFit, Section, fit_network
@@ -15,6 +16,7 @@ from snrmix.engine.network import Selection, Training, batches, forward
 from snrmix.engine.scaling import CLIP, standard_scale, standardise
 from snrmix.engine.targets import make_targets
 
+LEARN = {"max_epochs": 60, "learning_rate": 3e-3, "dropout": 0.1}  # for the few, informative features made here
 FAST = {"max_epochs": 12, "hidden": 48, "accelerator": "cpu", "progress": False}
 
 
@@ -68,13 +70,13 @@ def learnt():
     """A section, three folds, and networks trained on them."""
     section = linear()
     folds = k_folds(320, 3)
-    return section, folds, fit(section, folds, max_epochs=60, learning_rate=1e-3)
+    return section, folds, fit(section, folds, **LEARN)
 
 
 def test_a_linear_map_is_learnt(learnt):
     section, folds, fitted = learnt
-    assert ratio(section, folds, fitted) < 0.25  # 0.08 is noise
-    assert pearson(section.expression, fitted.out_of_fold).min() > 0.85
+    assert ratio(section, folds, fitted) < 0.2  # 0.144; 0.08 is noise, and ridge reaches 0.10
+    assert pearson(section.expression, fitted.out_of_fold).min() > 0.88
 
 
 def test_predictions_elsewhere_are_the_mean_of_the_networks(learnt):
@@ -103,7 +105,7 @@ def test_forward_is_a_two_layer_perceptron_on_z_scores(learnt):
         train = section.features[fold.train].astype(float)
         z = np.clip((section.features - train.mean(0)) / train.std(0), -CLIP, CLIP)
         hidden = z @ weights["stem_weight"][k] + weights["stem_bias"][k]
-        hidden = hidden * np.array([0.5 * (1 + torch.erf(torch.as_tensor(hidden / np.sqrt(2))).numpy())])[0]
+        hidden = hidden * norm.cdf(hidden)  # GELU
         wanted = hidden @ weights["head_weight"][k] + weights["head_bias"][k]
         np.testing.assert_allclose(found[k], wanted, atol=2e-4)
 
@@ -175,8 +177,7 @@ def test_folds_of_unequal_size_train_together():
     assert np.isfinite(fit(section, folds, max_epochs=2).out_of_fold).all()
 
 
-def test_spots_of_other_libraries_may_be_all_there_is():
-    """Two spots per library have one neighbour or none within a fold; k exceeds both."""
+def test_a_section_without_any_neighbours_trains_unmixed():
     section, folds = linear(n=60), k_folds(60, 2)
     lonely = Section(**{**section.__dict__, "neighbours": lambda train, k: np.full((len(train), k), -1)})
     assert np.isfinite(fit(lonely, folds, max_epochs=2).out_of_fold).all()
@@ -189,13 +190,13 @@ def test_components_stand_for_many_genes(monkeypatch):
     loadings = rng.normal(size=(5, 600)) * rng.uniform(0.2, 1, 600)
     expression = (base.expression @ loadings + 0.3 * rng.normal(size=(320, 600))).astype(np.float32)
     section, folds = section_of(base.features, expression, base.positions), k_folds(320, 2)
-    components = fit(section, folds, max_epochs=30, learning_rate=1e-3)
+    components = fit(section, folds, **LEARN)
     assert components.targets[0].basis.shape == (targets_module.COMPONENTS, 600)
     monkeypatch.setattr(targets_module, "WIDEST", 10_000)
-    genes = fit(section, folds, max_epochs=30, learning_rate=1e-3)
+    genes = fit(section, folds, **LEARN)
     assert genes.targets[0].basis is None
     first, second = (ratio(section, folds, fitted) for fitted in (components, genes))
-    assert first < 0.4 and first == pytest.approx(second, abs=0.04)
+    assert first < 0.2 and first == pytest.approx(second, abs=0.03)
     centred = [fitted.out_of_fold - expression.mean(0) for fitted in (components, genes)]
     assert pearson(*centred).min() > 0.95
 
@@ -256,12 +257,18 @@ def test_only_folds_of_the_same_repeat_judge():
 
 
 def test_halves_of_a_single_split_judge_each_other():
-    errors = np.array([[[9, 1, 9, 1, 9]], [[1, 9, 1, 9, 1]], [[4, 5, 4, 5, 4]]], float)
+    errors = np.array([[[9, 1, 9, 1, 9]], [[4, 5, 4, 5, 4]], [[1, 9, 1, 9, 1]]], float)
     selection = Selection(folds_with([5], [0]), Training())
     run(selection, errors)
-    # Even places are judged by the odd ones (best at epoch 0) and odd places by the even ones (epoch 1).
-    assert selection.held_out[0][:, 0].tolist() == [0, 1, 0, 1, 0]
-    assert selection.best_epoch[0] == 2 and selection.kept[0]["w"].item() == 2  # 5.8, 4.2, 4.4 -> see below
+    # Even places go by the odd ones, best at epoch 0, and odd by even, best at 2; the weights by all: 5.8, 4.4, 4.2.
+    assert selection.held_out[0][:, 0].tolist() == [0, 2, 0, 2, 0]
+    assert selection.best_epoch[0] == 2 and selection.kept[0]["w"].item() == 2
+
+
+def test_a_single_held_out_spot_judges_itself():
+    selection = Selection(folds_with([1], [0]), Training())
+    run(selection, [[[3.0]], [[1.0]], [[2.0]]])
+    assert selection.best_epoch[0] == 1 and selection.held_out[0].item() == 1
 
 
 def test_patience_counts_from_the_last_network_to_improve():

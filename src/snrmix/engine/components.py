@@ -51,6 +51,32 @@ def depth_curves(depth: np.ndarray) -> Depths:
     return Depths(depth, rates, mean, variance)
 
 
+def trusted_depth(expression: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
+    """Counts per spot: as given where values agree with them, else from the smallest value of each spot, one count.
+
+    Parameters
+    ----------
+    expression
+        log1p(counts per 10,000), shape (n, genes).
+    depth
+        Shape (n,), or ``None``; sums of something else than counts are found out.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float, shape (n,).
+    """
+    smallest = np.expm1(np.min(expression, axis=1, where=expression > 0, initial=np.inf).astype(np.float64))
+    seen = np.isfinite(smallest)
+    if depth is not None:
+        count = smallest[seen] * np.asarray(depth, float)[seen] / 1e4
+        if np.median(np.abs(count - np.maximum(np.round(count), 1)) / np.maximum(count, 1)) < 0.01:
+            return np.asarray(depth, float)
+    found = np.full(len(expression), np.nan)
+    found[seen] = 1e4 / smallest[seen]
+    return np.where(seen, found, np.nanmedian(found) if seen.any() else 1e4)
+
+
 @dataclass(frozen=True)
 class SpotNoise:
     """How noisy training spots are, and what their depth does to expression.
@@ -77,7 +103,7 @@ def spot_noise(expression: np.ndarray, depths: Depths | None) -> SpotNoise:
     expression
         float32, shape (n, genes): log1p(counts per 10,000) of the training spots.
     depths
-        Of the same spots; ``None`` where depth is unknown: all spots are then equally noisy.
+        Of the same spots; ``None``: all spots are equally noisy, and depth does nothing.
     """
     n, genes = expression.shape
     if depths is None:

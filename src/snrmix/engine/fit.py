@@ -124,7 +124,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
     record = {
         "shared_weights": dict(zip(members, stack.shared, strict=True)),
         "weight_spread": stack.spread,
-        "kriging": pd.DataFrame([*kriged.record["components"], kriged.record["remainder"]]) if kriged else {},
+        "kriging": kriged.record if kriged is not None else {},
     }
     return SectionFit(
         out_of_fold, out_of_fold_sd, predicted, predicted_sd, genes, scores, scored, calibration, network, record

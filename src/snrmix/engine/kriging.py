@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snrmix.engine.components import Depths, depth_curves, split_components, spot_noise
+from snrmix.engine.components import Depths, depth_curves, split_components, spot_noise, trusted_depth
 from snrmix.engine.covariance import Correlations, Covariance, KrigingSites
 from snrmix.engine.scaling import standardise
 from snrmix.engine.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
@@ -103,7 +103,7 @@ def cross_krige(
     expression
         float32, shape (m, genes), log1p(counts per 10,000).
     depth
-        Shape (m,), counts per measured spot; ``None`` where unknown: all spots are equally noisy then.
+        Shape (m,), counts per measured spot; ``None`` where unknown, see `snrmix.engine.components.trusted_depth`.
     folds
         Splits of the measured spots.
     targets
@@ -113,18 +113,14 @@ def cross_krige(
     """
     exact = len(measured) <= EXACT_SPOTS and len(measured) * len(targets) <= EXACT_CELLS
     correlations = Correlations(sites, measured) if exact else Correlations(sites, measured, LOOKS_NEAR)
-    depths = None if depth is None else depth_curves(depth)
+    depths = depth_curves(trusted_depth(expression, depth))
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     for fold in folds:
         train, held_out = measured[fold.train], measured[fold.held_out]
-        kriged = krige(correlations, train, held_out, expression[fold.train], _at(depths, fold.train), exact, device)
+        kriged = krige(correlations, train, held_out, expression[fold.train], depths.at(fold.train), exact, device)
         out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
     final = krige(correlations, measured, targets, expression, depths, exact, device)
     return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, {"exact": exact, **final.record})
-
-
-def _at(depths: Depths | None, spots: np.ndarray) -> Depths | None:
-    return None if depths is None else depths.at(spots)
 
 
 def krige(
@@ -147,7 +143,7 @@ def krige(
     expression
         float32, shape (len(train), genes).
     depths
-        Of the training sites.
+        Of the training sites; ``None``: they are equally noisy.
     exact
         Whether every target sees all training sites, or only its neighbourhood.
     device
