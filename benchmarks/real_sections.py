@@ -1,8 +1,8 @@
 """Error on hidden spots of real sections: snrmix and simpler predictors, and how well the intervals cover.
 
-    python benchmarks/real_sections.py                      # half of the spots hidden, seven sections, three seeds
-    python benchmarks/real_sections.py --design block       # compact regions hidden
-    python benchmarks/real_sections.py --protocol network   # one network, 30 % training and 20 % validation spots
+python benchmarks/real_sections.py                      # half of the spots hidden, seven sections, three seeds
+python benchmarks/real_sections.py --design block       # compact regions hidden
+python benchmarks/real_sections.py --protocol network   # one network, 30 % training and 20 % validation spots
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def run_full(options) -> None:
         print(errors[-1].drop(columns="section").to_string(index=False, float_format="{:.4f}".format), flush=True)
         if not options.no_coverage:
             covered += [coverage_row(name, adata, image, split, options) for split in splits]
-            print(pd.DataFrame(covered[-len(splits) :]).to_string(index=False, float_format="{:.3f}".format), flush=True)
+            print(
+                pd.DataFrame(covered[-len(splits) :]).to_string(index=False, float_format="{:.3f}".format), flush=True
+            )
     errors = pd.concat(errors, ignore_index=True)
     note = describe(options)
     where = options.out / f"errors_{options.design}"

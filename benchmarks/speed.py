@@ -64,7 +64,9 @@ def time_import(options):
 
 def median_seconds(statement: str, times: int = 5) -> float:
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(times)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(times)
+    ]
     return float(np.median([float(run.stdout) for run in runs]))
 
 

@@ -521,6 +521,23 @@ def validation_column_missing(adata, folder):
     return {"n_folds": 1, "validation": "held_out", "measured": half(adata)}
 
 
+@refused(TypeError, "obs['some'] must be boolean, not int64", "validation=adata.obs['x']")
+def validation_column_of_numbers(adata, folder):
+    adata.obs["some"] = 1
+    return {"n_folds": 1, "validation": "some", "measured": half(adata)}
+
+
+@refused(ValueError, "validation=0.95 leaves 3 of the 59 measured spots to train on", "at least 10")
+def validation_leaves_too_few_spots(adata, folder):
+    return {"n_folds": 1, "validation": 0.95, "measured": half(adata)}
+
+
+@refused(ValueError, "validation='some' leaves 1 of the 59 measured spots to train on", "at least 10")
+def validation_column_leaves_too_few_spots(adata, folder):
+    adata.obs["some"] = np.arange(adata.n_obs) > 0
+    return {"n_folds": 1, "validation": "some", "measured": half(adata)}
+
+
 @refused(ValueError, "fill='all'", "n_folds=2", "measured=")
 def out_of_fold_values_without_folds(adata, folder):
     return {"n_folds": 1, "fill": "all"}
@@ -544,6 +561,21 @@ def negative_seed(adata, folder):
 @refused(TypeError, "'learning_rat'", "Did you mean 'learning_rate'")
 def option_unknown(adata, folder):
     return {"learning_rat": 0.1}
+
+
+@refused(ValueError, "max_epochs=0", "whole number from 1 up")
+def no_epochs(adata, folder):
+    return {"max_epochs": 0}
+
+
+@refused(ValueError, "dropout=1.0", "less than 1")
+def everything_dropped(adata, folder):
+    return {"dropout": 1.0}
+
+
+@refused(TypeError, "losses must be a snrmix.Losses, not dict")
+def losses_as_a_dict(adata, folder):
+    return {"losses": {"edge": 0.1}}
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["in place", "copy"])

@@ -393,8 +393,8 @@ def test_calibration_draws_coverage(imputed, tmp_path):
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), overall[["level", "observed"]])
     assert [len(ax.lines) for ax in figure.axes] == [3, 5, 5]
     at_90 = overall.set_index("level").loc[0.9, "observed"]
-    assert f"90 % intervals hold {at_90:.1%}" in texts(figure)
-    assert all(word in texts(figure) for word in ("nearest quarter", "largest quarter", "tenth of lowest depth"))
+    assert f"90 % intervals hold {100 * at_90:.1f} %" in texts(figure)
+    assert all(word in texts(figure) for word in ("nearest quarter", "largest quarter", "tenth with fewest counts"))
 
 
 def test_benchmark_figure_draws_every_difference(result, tmp_path, monkeypatch):

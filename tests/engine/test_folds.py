@@ -128,7 +128,11 @@ def test_held_out_distance_is_that_of_a_loop():
     rng = np.random.default_rng(0)
     positions, library, fold = rng.uniform(0, 5, (50, 2)), np.repeat([0, 1], 25), rng.integers(3, size=50)
     loop = [
-        min(np.hypot(*(positions[i] - positions[j])) for j in range(50) if fold[j] != fold[i] and library[j] == library[i])
+        min(
+            np.hypot(*(positions[i] - positions[j]))
+            for j in range(50)
+            if fold[j] != fold[i] and library[j] == library[i]
+        )
         for i in range(50)
     ]
     np.testing.assert_allclose(held_out_distance(positions, library, fold), loop)

@@ -98,7 +98,9 @@ def test_partners_are_drawn_with_the_probabilities_of_the_table(three_heads, two
             assert counts.sum() == times, "a partner that is no neighbour"
             counts, wanted = (np.append(x[likely], x[~likely].sum()) for x in (counts, wanted))
             if likely.sum() > 1:
-                p_values.append(stats.chisquare(counts[:-1], wanted[:-1] * counts[:-1].sum() / wanted[:-1].sum()).pvalue)
+                p_values.append(
+                    stats.chisquare(counts[:-1], wanted[:-1] * counts[:-1].sum() / wanted[:-1].sum()).pvalue
+                )
     assert len(p_values) > 20
     assert stats.kstest(p_values, "uniform").pvalue > 0.01 and min(p_values) > 1e-4
 

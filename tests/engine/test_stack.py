@@ -142,9 +142,7 @@ def test_order_of_spots_and_genes_does_not_matter():
     rng = np.random.default_rng(0)
     rows, genes = rng.permutation(len(fold)), rng.permutation(observed.shape[1])
     plain = fit_stack(observed, predicted, mean, fold)
-    moved = fit_stack(
-        observed[rows][:, genes], [p[rows][:, genes] for p in predicted], mean[:, genes], fold[rows]
-    )
+    moved = fit_stack(observed[rows][:, genes], [p[rows][:, genes] for p in predicted], mean[:, genes], fold[rows])
     assert isinstance(moved, Stack)
     np.testing.assert_allclose(moved.weights, plain.weights[:, genes], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(moved.out_of_fold, plain.out_of_fold[rows][:, genes], rtol=1e-5)

@@ -112,7 +112,7 @@ def spot_noise(expression: np.ndarray, depths: Depths | None) -> SpotNoise:
     rate, variance = np.empty((2, genes))
     for start in range(0, genes, 2048):
         some = expression[:, start : start + 2048]
-        rate[start : start + 2048] = share @ np.expm1(some)
+        rate[start : start + 2048] = share @ np.expm1(np.minimum(some, 30))  # given logs may be no log1p
         variance[start : start + 2048] = some.var(0)
     place = np.interp(np.log(np.maximum(rate, 1e-7)), np.log(depths.rates), np.arange(len(depths.rates)))
     below = np.minimum(place.astype(int), len(depths.rates) - 2)

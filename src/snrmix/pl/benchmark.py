@@ -70,13 +70,6 @@ def _draw_splits(ax, result: pd.DataFrame, methods, reference: str) -> None:
 
 def _write_ratios(ax, others: pd.DataFrame) -> None:
     """The absolute ratio of every method, at the right."""
-    for place, ratio in enumerate(others["mse_ratio"]):
-        ax.annotate(
-            f"{ratio:.3f}",
-            (1.02, place),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize="small",
-            color=INK,
-            annotation_clip=False,
-        )
+    style = {"va": "center", "fontsize": "small", "color": INK, "annotation_clip": False}
+    for place, text in [(-0.75, "ratio"), *((i, f"{ratio:.3f}") for i, ratio in enumerate(others["mse_ratio"]))]:
+        ax.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), **style)

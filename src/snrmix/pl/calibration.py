@@ -74,10 +74,10 @@ def _draw_overall(ax, table: pd.DataFrame) -> None:
     _draw_curve(ax, overall, BLUE, "all values", width=2)
     shallow = table[table["by"] == "depth"]
     if len(shallow):
-        _draw_curve(ax, shallow, INK, "tenth of lowest depth", dashed=True)
+        _draw_curve(ax, shallow, INK, "tenth with fewest counts", dashed=True)
     _draw_diagonal(ax)
     ax.legend(frameon=False, loc="upper left", fontsize="small")
-    open_axes(ax, x="nominal coverage", y="observed coverage", title=f"90 % intervals hold {at_90:.1%}")
+    open_axes(ax, x="nominal coverage", y="observed coverage", title=f"90 % intervals hold {100 * at_90:.1f} %")
 
 
 def _draw_quarters(ax, table: pd.DataFrame, ends: tuple[str, str]) -> None:

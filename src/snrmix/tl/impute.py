@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.embedding import DEFAULT_SCALES, choose_device, write_cache
+from snrmix.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device, write_cache
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import SectionFit, Settings, fit_section
 from snrmix.engine.losses import Losses
@@ -167,8 +168,12 @@ def impute(
     losses = losses if losses is not None else Losses()
     if not isinstance(losses, Losses):
         raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    _check_output(fill, key_added)
-    check_memory(read_table(data, table_key))
+    for name, value in (("kriging", kriging), ("early_stopping", early_stopping), ("copy", copy)):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name}={value!r} must be True or False.")
+    table = read_table(data, table_key)
+    _check_output(table, fill, key_added)
+    check_memory(table)
     prepared = prepare(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key, encoder=encoder,
@@ -225,11 +230,15 @@ def _seed(random_state) -> int:
     return int(random_state)
 
 
-def _check_output(fill: str, key_added: str) -> None:
+def _check_output(table, fill: str, key: str) -> None:
+    """Refuse a name under which something else is stored already."""
     if fill not in ("auto", "unmeasured", "all"):
         raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise ValueError(f"key_added={key_added!r} must be a name without '/'.")
+    if not isinstance(key, str) or not key or "/" in key:
+        raise ValueError(f"key_added={key!r} must be a name without '/'.")
+    ours = "calibration" in table.uns[key] if isinstance(table.uns.get(key), Mapping) else False
+    if not ours and (key in table.uns or key in table.layers or key == CACHE_KEY):
+        raise ValueError(f"key_added={key!r} is the name of something else in uns or layers; choose another name.")
 
 
 def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -> str:
