@@ -7,7 +7,6 @@ python benchmarks/ablation.py --only mixing loss        # some groups of variant
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from collections.abc import Iterator
 
@@ -18,7 +17,8 @@ from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
 from snrmix.engine.baselines import ridge
-from snrmix.engine.fit import Member
+from snrmix.engine.fit import Member, finer, stack_members
+from snrmix.engine.kriging import krige_section
 from snrmix.tl.benchmark import METHODS, Case
 
 DEFAULT = "as it is"
@@ -73,7 +73,6 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups of variants")
     options = parser.parse_args()
-    logging.getLogger("snrmix").setLevel(logging.WARNING)
     METHODS.setdefault("stack with ridge", stack_with_ridge)
     rows = []
     for name in options.sections:
@@ -126,14 +125,25 @@ def run(adata, methods: list[str], options, given: dict) -> list[dict]:
 
 def stack_with_ridge(case: Case) -> np.ndarray:
     """The stack of network, kriging and ridge on the same features."""
+    section, first, network = case.section, case.first_folds, case.fit.network
+    kriged = krige_section(section, finer(first, len(section.measured)), case.settings.device)
+    scored = np.sort(np.concatenate([fold.held_out for fold in first]))
+    members = {
+        "network": Member(network.out_of_fold, network.predict(section.features[section.unmeasured])),
+        "kriging": Member(kriged.out_of_fold, kriged.predicted),
+        "ridge": ridge_member(case),
+    }
+    return case.at_hidden(stack_members(section, first, scored, members)[2])
+
+
+def ridge_member(case: Case) -> Member:
+    """Out-of-fold values and predictions of ridge."""
     section, features = case.section, case.section.features
     out_of_fold = np.full(section.expression.shape, np.nan, np.float32)
     for fold in case.first_folds:
         train, held_out = section.measured[fold.train], section.measured[fold.held_out]
         out_of_fold[fold.held_out] = ridge(features, train, held_out, section.expression[fold.train])
-    predicted = ridge(features, section.measured, section.unmeasured, section.expression)
-    members = {"network": case.network(), "kriging": case.kriging, "ridge": Member(out_of_fold, predicted)}
-    return case.at_hidden(case.stack(members))
+    return Member(out_of_fold, ridge(features, section.measured, section.unmeasured, section.expression))
 
 
 def change_features(adata, how: str):

@@ -8,7 +8,6 @@ python benchmarks/real_sections.py --protocol network   # one network, 30 % trai
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 
 import numpy as np
@@ -41,7 +40,6 @@ def main() -> None:
     parser.add_argument("--protocol", choices=("full", "network"), default="full", help="see above")
     parser.add_argument("--no-coverage", action="store_true", help="leave the intervals out, in half the time")
     options = parser.parse_args()
-    logging.getLogger("snrmix").setLevel(logging.WARNING)
     if options.protocol == "network":
         run_network(options)
     else:

@@ -10,6 +10,9 @@ import anndata
 import pandas as pd
 
 import snrmix
+from snrmix._log import logger
+
+logger.setLevel("WARNING")  # the tables say what is needed
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("SNRMIX_DATA", HERE.parents[1] / "shared" / "data"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import resource
 import subprocess
 import sys
@@ -35,7 +34,6 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), help="what to time")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    logging.getLogger("snrmix").setLevel(logging.WARNING)
     if options.child:
         print(json.dumps(impute_and_weigh(*options.child, options)))
         return

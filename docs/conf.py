@@ -20,7 +20,7 @@ extensions = [
     "sphinx_autodoc_typehints",  # after napoleon: it adds the types of the signatures to the docstrings
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_tables", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
 autosummary_generate = True
@@ -64,3 +64,20 @@ for notebook in sorted((HERE.parent / "tutorials").glob("*.ipynb")):
 PICTURE = "_static/demo.png"
 CAPTION = "A gene over the tissue: measured at some spots, and imputed at all of them."
 myst_substitutions = {"demo_picture": f"![{CAPTION}]({PICTURE})" if (HERE / PICTURE).is_file() else ""}
+
+
+# Programs in benchmarks/ write tables with --out docs/_tables; those that are there are shown.
+TABLES_HERE = "% tables of docs/_tables"
+NO_TABLES = "No results are stored in this copy of the documentation; run the programs above."
+
+
+def insert_tables(app, docname, source):
+    """Put the stored tables where the page asks for them."""
+    if docname == "benchmarks":
+        tables = [path.read_text() for path in sorted((HERE / "_tables").glob("*.md"))]
+        source[0] = source[0].replace(TABLES_HERE, "\n\n".join(tables) or NO_TABLES)
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("source-read", insert_tables)

@@ -38,8 +38,8 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int | None, valida
             f"n_folds={n_folds} is too many for a library with {smallest} measured spots; use at most {max(smallest // 2, 1)}."
         )
     if n_folds > 1:
-        folds, clusters = make_folds(section.positions, section.library, section.measured, n_folds, n_repeats, rng)
-        if clusters:
+        folds = make_folds(section.positions, section.library, section.measured, n_folds, n_repeats, rng)
+        if folds[0].compact:
             logger.info(
                 "unmeasured spots lie far from measured ones: folds hold out compact groups of spots, so that scores and "
                 "weights are those of such distances (approximate)."

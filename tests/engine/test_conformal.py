@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import optimize, stats
@@ -11,6 +13,8 @@ from snrmix.engine.conformal import (
     fit_log_scale,
     gene_groups,
 )
+from snrmix.engine.fit import scale_context
+from snrmix.engine.folds import Fold
 
 
 def simulate(n, genes=60, seed=0, shape="skewed"):
@@ -185,3 +189,19 @@ def test_one_outlier_does_not_widen_the_others():
     touched = calibrate(observed, predicted, [context])
     np.testing.assert_allclose(touched.coefficients, plain.coefficients, atol=0.02)
     np.testing.assert_allclose(touched.high[:, LEVELS <= 0.95], plain.high[:, LEVELS <= 0.95], rtol=0.03)
+
+
+def test_context_is_finite_where_kriging_is_certain():
+    """Of a gene that is constant in the training spots, kriging has sd 0, whose log is not finite."""
+    rng = np.random.default_rng(0)
+    n, measured = 40, np.arange(0, 40, 2)
+    section = SimpleNamespace(
+        positions=rng.uniform(0, 6, (n, 2)), library=np.zeros(n, int), measured=measured, unmeasured=measured + 1
+    )
+    folds = [Fold(np.arange(10, 20), np.arange(10)), Fold(np.arange(10), np.arange(10, 20))]
+    sd = rng.uniform(0, 1, (20, 3)) * [1, 0, 1]
+    kriged = SimpleNamespace(out_of_fold_sd=sd, predicted_sd=sd)
+    for context in scale_context(section, folds, np.arange(20), kriged):
+        assert all(np.isfinite(part).all() for part in context)
+        np.testing.assert_allclose(context[1][:, 1], np.log(SMALLEST_SCALE))
+        np.testing.assert_allclose(context[1][sd > SMALLEST_SCALE], np.log(sd[sd > SMALLEST_SCALE]))

@@ -34,8 +34,8 @@ MISSING = {
 def folds_of(section, missing, n_folds=5, n_repeats=2, seed=0):
     positions, library = section
     measured = np.flatnonzero(~MISSING[missing](positions, np.random.default_rng(5)))
-    folds, clusters = make_folds(positions, library, measured, n_folds, n_repeats, np.random.default_rng(seed))
-    return measured, folds, clusters
+    folds = make_folds(positions, library, measured, n_folds, n_repeats, np.random.default_rng(seed))
+    return measured, folds, folds[0].compact
 
 
 @pytest.mark.parametrize("missing", MISSING)
@@ -84,9 +84,9 @@ def test_clustered_folds_are_balanced_and_held_out_spots_lie_farther_away(sectio
 @pytest.mark.parametrize("missing", MISSING)
 def test_clusters_are_used_where_regions_are_missing_and_only_there(section, missing):
     positions, library = section
-    measured, folds, clusters = folds_of(section, missing)
-    assert (clusters > 0) == (missing in ("a third, as one block", "two holes"))
-    if clusters:
+    measured, folds, compact = folds_of(section, missing)
+    assert compact == (missing in ("a third, as one block", "two holes"))
+    if compact:
         own = library[measured]
         wanted = distance_to_measured(positions, library, measured).mean()
         fold = np.empty(len(measured), int)

@@ -201,7 +201,7 @@ def test_targets_are_mixed_as_features_are(two_libraries, clean):
     positions, library, expression, _ = two_libraries
     rng = np.random.default_rng(0)
     features = rng.uniform(-1, 1, (71, 12)).astype(np.float32)
-    folds, _ = make_folds(positions[:70], library[:70], np.arange(70), 2, 1, rng)
+    folds = make_folds(positions[:70], library[:70], np.arange(70), 2, 1, rng)
     targets = [make_targets(expression[:70], fold.train) for fold in folds]
     mixing, seen = resolve_mixing(clean), {}
 

@@ -14,6 +14,8 @@ from snrmix.engine.mix import Mixing, PartnerTable, expression_weights
 from snrmix.engine.network import Fitted, Training, fit_networks, forward
 from snrmix.engine.targets import Targets, make_targets
 
+CHUNK = 8192  # sites predicted at once
+
 Neighbours = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -73,10 +75,13 @@ class NetworkFit:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Mean of the networks' predictions, float32, shape (len(features), genes)."""
-        outputs = forward(self.fitted.weights, torch.from_numpy(features), torch.arange(len(features))).numpy()
         total = np.zeros((len(features), len(self.targets[0].mean)), np.float32)
-        for target, output in zip(self.targets, outputs, strict=True):
-            total += target.to_genes(output)
+        for start in range(0, len(features), CHUNK):
+            rows = slice(start, start + CHUNK)
+            some = torch.from_numpy(features[rows])
+            outputs = forward(self.fitted.weights, some, torch.arange(len(some))).numpy()
+            for target, output in zip(self.targets, outputs, strict=True):
+                total[rows] += target.to_genes(output)
         return total / len(self.targets)
 
 

@@ -97,6 +97,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
         What to fit.
     """
     first = [fold for fold in folds if fold.repeat == 0]
+    fine = finer(first, len(section.measured))
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
     members: dict[str, Member] = {}
     network = kriged = None
@@ -104,7 +105,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
         network = fit_network(section, folds, settings.mixing, settings.losses, settings.training, settings.seed)
         members["network"] = Member(network.out_of_fold, network.predict(section.features[section.unmeasured]))
     if settings.kriging:
-        kriged = krige_section(section, finer(first, len(section.measured)), settings.device)
+        kriged = krige_section(section, fine, settings.device)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
     context, context_unmeasured = scale_context(section, first, scored, kriged)
@@ -113,7 +114,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
     predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
 
-    references = baselines(section, first)
+    references = baselines(section, fine)
     methods = {"snrmix": out_of_fold, **{name: m.out_of_fold for name, m in members.items()}, **references}
     scores, by_gene = score_methods(section.expression, methods, scored)
     genes = by_gene["snrmix"]
@@ -134,8 +135,11 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
 
 
 def finer(folds: list[Fold], n: int) -> list[Fold]:
-    """Halve the folds of a small section: kriging gains more from the last spots than a network, and is cheap there."""
-    if n > HALVED_SPOTS or len(folds) == 1:
+    """Halved folds for all but the networks: on a small section the last spots count, and most for what uses neighbours.
+
+    Compact folds stay whole, because a half would have the other half next to it.
+    """
+    if n > HALVED_SPOTS or len(folds) == 1 or folds[0].compact:
         return folds
     halves = []
     for fold in folds:

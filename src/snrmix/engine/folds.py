@@ -18,11 +18,14 @@ class Fold:
         Indices into the measured spots, ascending.
     repeat
         The folds of one repeat hold out every measured spot once.
+    compact
+        Whether compact groups of spots are held out, at the distances of the unmeasured sites.
     """
 
     train: np.ndarray
     held_out: np.ndarray
     repeat: int = 0
+    compact: bool = False
 
 
 def make_folds(
@@ -32,7 +35,7 @@ def make_folds(
     n_folds: int,
     n_repeats: int,
     rng: np.random.Generator,
-) -> tuple[list[Fold], int]:
+) -> list[Fold]:
     """Folds whose held-out spots are as far from training spots as unmeasured sites are from measured ones.
 
     Random folds fit scattered missing spots. Where whole regions are missing, spots are held out in clusters, with the
@@ -52,8 +55,8 @@ def make_folds(
 
     Returns
     -------
-    tuple
-        The folds, repeat by repeat, and the clusters per fold (0 for random folds).
+    list
+        The folds, repeat by repeat.
     """
     from scipy.stats import wasserstein_distance
 
@@ -73,12 +76,11 @@ def make_folds(
             if clusters
             else random_assignment(own, n_folds, rng)
         )
-    folds = [
-        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat)
+    return [
+        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat, clusters > 0)
         for repeat, fold in enumerate(chosen)
         for k in range(n_folds)
     ]
-    return folds, clusters
 
 
 def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -73,8 +73,9 @@ class Training:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
-        if self.devices != "auto" and (isinstance(self.devices, bool) or self.devices in (0, [], "")):
-            raise ValueError(f"devices={self.devices!r} names no device; use 'auto', a number from 1 up, or a list.")
+        one = self.devices == "auto" or (isinstance(self.devices, list | tuple) and len(self.devices) == 1)
+        if not one and (isinstance(self.devices, bool) or self.devices != 1):
+            raise ValueError(f"devices={self.devices!r}: one device trains all networks; use 'auto', 1 or [index].")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
         if not 0 <= self.weight_average <= 1:

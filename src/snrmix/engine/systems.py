@@ -10,7 +10,7 @@ from scipy import sparse
 
 from snrmix.engine.covariance import Block, Correlations, nearest
 
-NUGGETS = np.append(10.0 ** np.linspace(-2, 1.75, 6), 1e6)
+NUGGETS = np.append(10.0 ** np.array([-1.5, -0.5, 0.5, 1.5]), 1e6)
 PREDICT_MEAN = len(NUGGETS) - 1  # so noisy that the mean is predicted
 NEIGHBOURS = 64
 CLOSE, ANCHORS = 192, 64  # among these in space, and these spread over all, neighbours are found

@@ -4,7 +4,7 @@ import numpy as np
 
 from snrmix._names import listing
 from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
-from snrmix.pl._result import result_table
+from snrmix._result import result_table
 
 CURVES = {"train_loss": "training loss", "validation_mse": "held-out squared error"}
 
