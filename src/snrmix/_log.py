@@ -16,7 +16,8 @@ if not logger.handlers:
     _handler = _NotebookHandler()
     _handler.setFormatter(logging.Formatter("snrmix: %(message)s"))
     logger.addHandler(_handler)
-    logger.setLevel(logging.INFO)
+    if logger.level == logging.NOTSET:  # whoever set a level meant it
+        logger.setLevel(logging.INFO)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from snrmix._names import closest, listing
+from snrmix._result import gene_flags, result_table
 from snrmix.expression import TARGET_SUM, matrix_of
 from snrmix.pl._figure import GREY, INK, finish
-from snrmix._result import gene_flags, result_table
 from snrmix.pl._scene import Scene, read_scene
 
 PANEL_INCHES = 3.3

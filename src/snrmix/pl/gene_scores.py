@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
 from snrmix._result import gene_column, gene_flags, result_table
+from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute again; it scores every gene on held-out spots"
 

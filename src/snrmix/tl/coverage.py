@@ -7,10 +7,10 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix._names import listing
+from snrmix._result import result_table
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.folds import distance_to_measured
 from snrmix.expression import matrix_of, read_expression, read_mask
-from snrmix._result import result_table
 from snrmix.sites import Sites, read_sites
 from snrmix.tl.interval import interval
 

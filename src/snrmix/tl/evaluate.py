@@ -9,11 +9,11 @@ from scipy import sparse
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix._result import result_table
 from snrmix.engine.metrics import gene_scores, moran, spearman
 from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
 from snrmix.graph import spatial_neighbours
-from snrmix._result import result_table
 from snrmix.sites import Sites, read_sites
 
 MOST_GENES_AT_ONCE, VALUES_AT_ONCE = 512, 2**21  # bounds the memory of a step

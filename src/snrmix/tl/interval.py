@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.engine.conformal import NORMAL_90
 from snrmix._result import result_table
+from snrmix.engine.conformal import NORMAL_90
 
 
 def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | None = None) -> tuple:
