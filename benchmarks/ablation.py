@@ -89,7 +89,7 @@ def main() -> None:
     title = (
         "One thing changed at a time: MSE / MSE of the mean on hidden spots (half measured), less that of the default on "
         "the same spots, in thousandths ± standard error; above 0, the default is better. In brackets the pairs of "
-        "section and seed on which the default is better"
+        "section and seed on which the default is better."
     )
     sections = ", ".join(SECTIONS.get(name, name) for name in options.sections)
     seeds = ", ".join(map(str, options.seeds))

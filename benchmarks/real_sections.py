@@ -96,8 +96,8 @@ def ratios_by_section(errors: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 
 def caption(design: str) -> str:
     return (
-        f"MSE / MSE of the mean on hidden spots, {IN_WORDS[design]}; in brackets the paired difference to snrmix ± its "
-        "standard error, and for snrmix the Pearson correlation per gene"
+        f"MSE / MSE of the mean on hidden spots, {IN_WORDS[design]}: in brackets the paired difference to snrmix ± its "
+        "standard error, and for snrmix the Pearson correlation per gene."
     )
 
 
@@ -147,7 +147,7 @@ def report_coverage(covered: pd.DataFrame, options, note: str) -> None:
     title = (
         f"Share of hidden values inside the 90 % interval, {IN_WORDS[options.design]}: all values, quarters by distance "
         "to the nearest measured spot and by predicted sd, the tenth of the spots of lowest depth; correlation of sd and "
-        "absolute error within genes; interval score over that of the best constant width per gene"
+        "absolute error within genes; interval score over that of the best constant width per gene."
     )
     print("\n" + write_table(mean, options.out / f"coverage_{options.design}", title, note))
 
@@ -166,8 +166,8 @@ def run_network(options) -> None:
     wide.columns = [f"seed {seed}" for seed in wide.columns]
     wide.insert(0, "mean over seeds", wide.mean(axis=1))
     title = (
-        "One network alone: MSE on hidden spots over that of the mean of the training spots "
-        "(30 % training, 20 % validation, 50 % hidden)"
+        "One network alone: MSE on hidden spots over that of the mean of the training spots; 30 % of the spots to train "
+        "on, 20 % for early stopping, 50 % hidden."
     )
     print("\n" + write_table(wide.reset_index(), options.out / "network", title, describe(options)))
 

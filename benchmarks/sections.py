@@ -85,10 +85,11 @@ def machine() -> str:
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, note: str, decimals: int = 3) -> str:
-    """Write a table as ``.csv`` and ``.md``; returns the markdown."""
+    """Write a table as ``.csv`` and ``.md``, the caption in bold up to its first colon; returns the markdown."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path.with_suffix(".csv"), index=False)
-    text = f"**{caption}**\n\n{markdown(table, decimals)}\n\n{note}\n"
+    title, _, explanation = caption.partition(": ")
+    text = f"**{title}.** {explanation[:1].upper()}{explanation[1:]}\n\n{markdown(table, decimals)}\n\n{note}\n"
     path.with_suffix(".md").write_text(text)
     return text
 

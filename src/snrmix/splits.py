@@ -12,12 +12,10 @@ from snrmix.engine.mix import Mixing
 from snrmix.expression import read_mask
 from snrmix.prepare import Prepared
 
-MOST_REPEATS = 3
-REPEATED_SPOTS = 800
 MIN_TRAIN = 10  # of the one split that validation says; two folds of the fewest measured spots leave as many
 
 
-def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int | None, validation, seed: int) -> list[Fold]:
+def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int, validation, seed: int) -> list[Fold]:
     """Folds of the measured spots, or with ``n_folds=1`` the one split that ``validation`` says.
 
     Raises
@@ -27,8 +25,6 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int | None, valida
     """
     section, rng = prepared.section, np.random.default_rng(seed)
     library = section.library[section.measured]
-    if n_repeats is None:  # small sections profit, and can afford it
-        n_repeats = int(np.clip(REPEATED_SPOTS // len(library), 1, MOST_REPEATS))
     for name, value in (("n_folds", n_folds), ("n_repeats", n_repeats)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")

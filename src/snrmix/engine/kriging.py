@@ -34,6 +34,7 @@ CHOICE_SPOTS, PATCH = 750, 50  # spots from which covariances are chosen, in com
 MOST_CHOICES = 6  # covariance and nugget pairs averaged per component
 SHARPNESS = 0.25  # weight of a choice is its leave-one-out error to the power of - SHARPNESS * spots
 SKETCH = 64  # random projections that stand for the genes' remainders
+SMALLEST_VARIANCE = 1e-8  # of a gene that is constant on the training spots
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def krige(
     share = parts.remainder_share(centred).astype(np.float32)
     for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
         row += remainder * share
-    return Kriged(predicted, np.sqrt(variance, out=variance), _describe(choices, parts.names, correlations.candidates))
+    np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
+    return Kriged(predicted, variance, _describe(choices, parts.names, correlations.candidates))
 
 
 def _canonical(sites: KrigingSites, index: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ def benchmark(
     mix="snr",
     losses: Losses | None = None,
     n_folds: int = 5,
-    n_repeats: int | None = None,
+    n_repeats: int = 1,
     validation=0.2,
     random_state: int = 0,
     accelerator: str = "auto",

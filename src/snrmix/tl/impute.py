@@ -38,7 +38,7 @@ def impute(
     losses: Losses | None = None,
     kriging: bool = True,
     n_folds: int = 5,
-    n_repeats: int | None = None,
+    n_repeats: int = 1,
     validation=0.2,
     max_epochs: int = 80,
     early_stopping: bool = True,
@@ -99,8 +99,7 @@ def impute(
         Folds of the measured spots. 1 holds out ``validation`` instead. Where unmeasured spots lie far from measured ones,
         folds hold out compact groups of spots at such distances.
     n_repeats
-        How often the spots are split into folds for the networks: more repeats, more networks in the mean. ``None``: 3 up
-        to 266 measured spots, 2 up to 400, else 1.
+        How often the spots are split into folds for the networks: more repeats, more networks in the mean, more time.
     validation
         With ``n_folds=1``: share of the measured spots that is held out for early stopping and scores, or a boolean obs
         column that marks them.
