@@ -101,7 +101,7 @@ def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndar
         scaled = (residual[:, columns] / gene_scale[columns]).astype(np.float64).ravel()
         coefficients[g] = fit_log_scale(flat - centre[g], scaled)
         ratio = scaled / np.exp((flat - centre[g]) @ coefficients[g])
-        tail = (1 - LEVELS) / 2
+        tail = np.maximum(1 - LEVELS * (1 + 1 / len(observed)), 0) / 2  # of n + 1 spots, the new one included
         low[g], high[g] = np.quantile(ratio, tail), np.quantile(ratio, 1 - tail)
     return Calibration(group, gene_scale, coefficients, centre, low, high, mean, bound)
 
