@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
 EXACT_CELLS = 3e7  # spots times targets, likewise
 LOOKS_NEAR = 64  # principal axes of the embedding above
-CHOICE_SPOTS, PATCH = 750, 50  # spots from which covariances are chosen, in compact patches
+CHOICE_SPOTS, PATCH = 1000, 25  # spots from which covariances are chosen, in compact patches
 MOST_CHOICES = 6  # covariance and nugget pairs averaged per component
 SHARPNESS = 0.25  # weight of a choice is its leave-one-out error to the power of - SHARPNESS * spots
 SKETCH = 64  # random projections that stand for the genes' remainders
