@@ -5,9 +5,10 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "SNRMixing": "snrmix.engine.mix",
-    "Mixup": "snrmix.engine.mix",
-    "NoMixing": "snrmix.engine.mix",
+    **dict.fromkeys(
+        ("SNRMixing", "Mixup", "MixupWithoutHesitation", "CMixup", "RCMixup", "CutMix", "PuzzleMix", "CellMix", "NoMixing"),
+        "snrmix.engine.mix",
+    ),
     "Losses": "snrmix.engine.losses",
     "Training": "snrmix.engine.network",
     "Encoder": "snrmix.images.encoders",

@@ -15,7 +15,7 @@ def spatial_neighbours(positions: np.ndarray, library: np.ndarray, k: int) -> np
     Parameters
     ----------
     positions
-        Shape (n, 2); sites in canonical order, which breaks ties.
+        Shape (n, 2), or (n, d) for neighbours in another space; sites in canonical order, which breaks ties.
     library
         Shape (n,), int codes.
     k

@@ -69,8 +69,9 @@ def prepare(
         colour = np.zeros(features.shape[1], bool)
     positions, rows = sites.lattice_positions, np.flatnonzero(is_measured)
 
-    def neighbours(train: np.ndarray, k: int) -> np.ndarray:
-        return spatial_neighbours(positions[rows[train]], sites.library[rows[train]], k)
+    def neighbours(train: np.ndarray, k: int, values: np.ndarray | None = None) -> np.ndarray:
+        space = positions[rows[train]] if values is None else values
+        return spatial_neighbours(space, sites.library[rows[train]], k)
 
     section = Section(features, colour, positions, sites.library, rows, expression.values, expression.depth, neighbours)
     return Prepared(table, sites, is_measured, expression, embedding, section)

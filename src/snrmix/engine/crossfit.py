@@ -10,13 +10,21 @@ import torch
 
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import Mixing, PartnerTable, expression_weights
+from snrmix.engine.mix import (
+    Mixing,
+    PartnerTable,
+    check_pixels,
+    expression_bandwidth,
+    expression_weights,
+    median_distance,
+    share_of_all,
+)
 from snrmix.engine.network import Fitted, Training, fit_networks, forward
 from snrmix.engine.targets import Targets, make_targets
 
 CHUNK = 8192  # sites predicted at once
 
-Neighbours = Callable[[np.ndarray, int], np.ndarray]
+Neighbours = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Section:
         Shape (m,), counts per measured spot.
     neighbours
         From indices of training spots (into the measured ones) and ``k`` to their ``k`` nearest training spots of the
-        same library: positions in that list, shape (train, k), -1 where there are fewer.
+        same library: positions in that list, shape (train, k), -1 where there are fewer. A third argument, values of
+        these spots, shape (train, outputs), says in what space they are near; by default in the tissue.
     """
 
     features: np.ndarray
@@ -97,8 +106,9 @@ def fit_network(
     mixing, losses, options, seed
         See `snrmix.engine.network.fit_networks`.
     """
+    check_pixels(mixing)
     targets = [make_targets(section.expression, fold.train) for fold in folds]
-    table = partner_table(targets, folds, section.neighbours, mixing, seed)
+    table = partner_table(targets, folds, section.neighbours, mixing, seed, section.library[section.measured])
     features = section.features[section.measured]
     fitted = fit_networks(features, targets, folds, table, mixing, losses, options, seed)
     total = np.zeros(section.expression.shape, np.float32)
@@ -111,18 +121,45 @@ def fit_network(
 
 
 def partner_table(
-    targets: list[Targets], folds: list[Fold], neighbours: Neighbours, mixing: Mixing, seed: int
+    targets: list[Targets],
+    folds: list[Fold],
+    neighbours: Neighbours,
+    mixing: Mixing,
+    seed: int,
+    library: np.ndarray | None = None,
 ) -> PartnerTable:
     """Candidates and probabilities of every fold's training spots; folds are cut to the size of the smallest."""
     n, smallest = len(targets[0].values), min(len(fold.train) for fold in folds)
-    k = min(mixing.k, smallest - 1)
-    index = np.zeros((len(folds), n, max(k, 1)), np.int64)
-    weight = np.zeros((len(folds), n, max(k, 1)), np.float32)
+    library = np.zeros(n, int) if library is None else library
     rng = np.random.default_rng(seed)
     train = np.stack([np.sort(rng.choice(fold.train, smallest, replace=False)) for fold in folds])
-    if k > 0:
-        for head, (fold, target) in enumerate(zip(folds, targets, strict=True)):
-            near = neighbours(fold.train, k)
-            index[head, fold.train] = fold.train[np.maximum(near, 0)]
-            weight[head, fold.train] = expression_weights(near, target.values[fold.train], mixing.sigma, rng)
-    return PartnerTable(torch.from_numpy(train), torch.from_numpy(index), torch.from_numpy(weight))
+    parts = _graph_parts(targets, folds, neighbours, mixing, library, rng)
+    if getattr(mixing, "needs_labels", False):
+        parts["labels"] = np.stack([target.values for target in targets])
+        spread = [median_distance(target.values[fold.train], rng) for fold, target in zip(folds, targets, strict=True)]
+        parts["spread"] = np.array(spread, np.float32)
+    parts |= {"train": train, "library": np.ascontiguousarray(library)}
+    return PartnerTable(**{name: torch.from_numpy(values) for name, values in parts.items()})
+
+
+def _graph_parts(targets, folds, neighbours: Neighbours, mixing: Mixing, library, rng) -> dict[str, np.ndarray]:
+    """Neighbours of the training spots and their weights, as fields of a `PartnerTable`."""
+    n, smallest = len(targets[0].values), min(len(fold.train) for fold in folds)
+    k = max(min(mixing.k - getattr(mixing, "count_self", False), smallest - 1), 0)
+    index = np.zeros((len(folds), n, max(k, 1)), np.int64)
+    weight = np.zeros((len(folds), n, max(k, 1)), np.float32)
+    parts = {"index": index, "weight": weight}
+    if k == 0:
+        return parts
+    kernel, in_expression = getattr(mixing, "kernel", "gaussian"), getattr(mixing, "graph", "") == "expression"
+    if getattr(mixing, "edge", "") == "all":
+        parts["share_of_all"] = np.zeros((len(folds), n), np.float32)
+    for head, (fold, target) in enumerate(zip(folds, targets, strict=True)):
+        values = target.values[fold.train] * target.scale  # in units of the expression, which some kernels depend on
+        near = neighbours(fold.train, k, values) if in_expression else neighbours(fold.train, k)
+        bandwidth = expression_bandwidth(values, mixing.sigma, rng)
+        index[head, fold.train] = fold.train[np.maximum(near, 0)]
+        weight[head, fold.train] = expression_weights(near, values, bandwidth, kernel)
+        if "share_of_all" in parts:
+            parts["share_of_all"][head, fold.train] = share_of_all(near, values, library[fold.train], bandwidth, kernel)
+    return parts

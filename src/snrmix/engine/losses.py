@@ -21,7 +21,8 @@ class Losses:
     consistency
         ``(f(x~) - (lam f(x_i) + (1 - lam) f(x_j)))^2``.
     edge
-        ``((f(x_i) - f(x_j)) - (y_i - y_j))^2``; as partners are drawn with probability ``p_ij``, not weighted again.
+        ``w_ij ((f(x_i) - f(x_j)) - (y_i - y_j))^2``; as partners are drawn with probability ``p_ij``, ``w_ij = 1`` unless
+        the strategy says otherwise (`snrmix.SNRMixing`, ``edge``).
     correlation
         Minus the mean over genes of the Pearson correlation of ``f(x~)`` and ``y~`` within the batch.
     """
@@ -41,7 +42,7 @@ class Losses:
         """Whether a term needs predictions for the two unmixed spots."""
         return self.consistency > 0 or self.edge > 0
 
-    def __call__(self, mixed, ends, target_first, target_second, share) -> torch.Tensor:
+    def __call__(self, mixed, ends, target_first, target_second, share, edge_weight=None) -> torch.Tensor:
         """Loss of each network, shape (K,).
 
         Parameters
@@ -54,6 +55,8 @@ class Losses:
             Targets of the partners, shape (K, b, genes).
         share
             ``lam``, shape (K, b, 1).
+        edge_weight
+            ``w_ij``, shape (K, b, 1); ``None``: 1.
         """
         target = torch.lerp(target_second, target_first, share)
         loss = self.vicinal * (mixed - target).square().mean((1, 2))
@@ -62,8 +65,9 @@ class Losses:
             if self.consistency:
                 loss = loss + self.consistency * (mixed - torch.lerp(second, first, share)).square().mean((1, 2))
             if self.edge:
-                gap = (first - second) - (target_first - target_second)
-                loss = loss + self.edge * gap.square().mean((1, 2))
+                gap = ((first - second) - (target_first - target_second)).square()
+                gap = gap if edge_weight is None else gap * edge_weight
+                loss = loss + self.edge * gap.mean((1, 2))
         if self.correlation:
             loss = loss - self.correlation * batch_correlation(mixed, target).mean(1)
         return loss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning
 import numpy as np
@@ -135,6 +135,8 @@ class Heads(lightning.LightningModule):
     def on_fit_start(self):
         """Move what is not a parameter to the device, and seed the one generator that all randomness comes from."""
         self.table = self.table.to(self.device)
+        if hasattr(self.mixing, "prepare"):
+            self.table = self.mixing.prepare(self.table)
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         self.average = {name: p.detach().clone() for name, p in self.named_parameters()}
         self.epoch_loss = torch.zeros(len(self.folds), device=self.device)
@@ -146,6 +148,7 @@ class Heads(lightning.LightningModule):
 
     def on_train_epoch_start(self):
         """Shuffle the training spots of every network."""
+        self.table = replace(self.table, progress=self.current_epoch / self.options.max_epochs)
         order = torch.rand(self.table.train.shape, generator=self.generator, device=self.device).argsort(1)
         self.order = self.table.train.gather(1, order)
         self.epoch_loss.zero_()
@@ -160,12 +163,15 @@ class Heads(lightning.LightningModule):
         anchors = self.order[:, step * self.batch : (step + 1) * self.batch]
         partners, share = self.mixing.draw(anchors, self.table, self.generator)
         first, second = self._stem(torch.cat([anchors, partners], 1)).split(anchors.shape[1], dim=1)
-        heads = torch.arange(len(anchors), device=self.device)[:, None]
+        heads, edge_weight = self.table.heads(), None
+        if hasattr(self.mixing, "edge_weight"):
+            edge_weight = self.mixing.edge_weight(anchors, partners, self.table)
         stacked = [torch.lerp(second, first, share), *((first, second) if self.losses.needs_ends else ())]
         hidden = functional.gelu(torch.cat(stacked, 1))
         hidden = hidden * self._mask(first.shape).repeat(1, len(stacked), 1)
         mixed, *ends = torch.baddbmm(self.head_bias, hidden, self.head_weight).split(anchors.shape[1], dim=1)
-        loss = self.losses(mixed, ends or None, self.targets[heads, anchors], self.targets[heads, partners], share)
+        ends, labels = ends or None, (self.targets[heads, anchors], self.targets[heads, partners])
+        loss = self.losses(mixed, ends, *labels, share, edge_weight)
         self.epoch_loss += loss.detach() / self.steps
         return loss.sum()
 
@@ -203,6 +209,16 @@ class Heads(lightning.LightningModule):
         if not all(np.isfinite(e).all() for e in errors):
             raise RuntimeError("training diverged (non-finite predictions); lower learning_rate in snrmix.Training.")
         self.trainer.should_stop = self.selection.update(errors, predicted, weights) or self.trainer.should_stop
+        if hasattr(self.mixing, "sort_out"):
+            self.table = self.mixing.sort_out(self.table, self._train_errors(weights))
+
+    def _train_errors(self, weights) -> torch.Tensor:
+        """Squared error of every training spot, shape (K, n_train)."""
+        errors = []
+        for k, rows in enumerate(self.table.train):
+            one = {name: value[k : k + 1] for name, value in weights.items()}
+            errors.append((forward(one, self.features, rows)[0] - self.targets[k, rows]).square().mean(1))
+        return torch.stack(errors)
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """Averaged weights and scaling, as `forward` takes them; views, not copies."""
