@@ -1,10 +1,10 @@
-# One command each: demo, test, lint, docs, bench, clean. The environment .venv is made on first use.
+# One command each: demo, test, lint, docs, bench, ablation, clean. The environment .venv is made on first use.
 
 SHELL := bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench ablation clean
 
 PYTHON ?= $(firstword $(foreach python,python3.11 python3,$(shell $(python) -c \
 	'import sys; print("$(python)") if sys.version_info >= (3, 11) else None' 2>/dev/null)))
@@ -25,6 +25,7 @@ help:
 	@echo "make lint   check the style only"
 	@echo "make docs   build the documentation in docs/_build/html"
 	@echo "make bench  measure on real sections (SNRMIX_DATA names their folder)"
+	@echo "make ablation  measure what each choice of the method is worth on them"
 	@echo "make clean  remove what the other commands made, except the environment .venv"
 
 $(VENV)/pip.stamp:
@@ -65,6 +66,11 @@ docs: $(VENV)/doc.stamp
 bench: $(VENV)/package.stamp
 	@echo "==> Measuring on real sections (a long while; each result is shown as it arrives)"
 	@$(BIN)/python benchmarks/real_sections.py
+
+ablation: $(VENV)/package.stamp
+	@echo "==> Changing one thing at a time on real sections (hours; a table by section is kept as it goes)"
+	@$(BIN)/python benchmarks/ablation.py
+	@$(BIN)/python benchmarks/finetuning.py
 
 clean:
 	@echo "==> Removing results, built pages and caches; 'rm -r $(VENV)' removes the environment too"

@@ -1,52 +1,72 @@
 """What each choice is worth: one thing is changed at a time, on the same hidden spots of real sections.
 
-python benchmarks/ablation.py --sections st_her2_C3 st_mob_1 visium_muscle_2dpi --seeds 0 1 2
-python benchmarks/ablation.py --only mixing loss        # some groups of variants
+python benchmarks/ablation.py                                        # all groups, sections and seeds: hours
+python benchmarks/ablation.py --sections st_her2_C3 --seeds 0 1      # some sections and seeds
+python benchmarks/ablation.py --only strategies loss --share 0.9     # some groups, with 10 % of the spots measured
+python benchmarks/ablation.py --read a.csv b.csv                     # the table of earlier runs together
+
+Pixel mixing and fine-tuning are compared by benchmarks/finetuning.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
+from scipy.stats import false_discovery_control, wilcoxon
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
 from snrmix.engine.baselines import ridge
+from snrmix.engine.crossfit import fit_network
 from snrmix.engine.fit import Member, finer, stack_members
 from snrmix.engine.kriging import krige_section
+from snrmix.engine.mix import resolve_mixing
+from snrmix.splits import settle_neighbours
 from snrmix.tl.benchmark import METHODS, Case
 
 DEFAULT = "as it is"
-METHOD_COLUMNS = {"network": "network alone", "snrmix": "stack"}
+COLUMNS = {"network": "network alone", "stack": "stack"}
 TINY = 1e-6  # in place of a weight of zero where zero would not be allowed
+SNR, Losses = snrmix.SNRMixing, snrmix.Losses
 GROUPS = {
-    "mixing": {
-        "no mixing": {"mix": "none"},
-        "mixup with any spot": {"mix": "mixup"},
-        "10 neighbours": {"mix": snrmix.SNRMixing(k=10)},
-        "20 neighbours": {"mix": snrmix.SNRMixing(k=20)},
-        "50 neighbours": {"mix": snrmix.SNRMixing(k=50)},
-        "bandwidth 1/2": {"mix": snrmix.SNRMixing(sigma=0.5)},
-        "bandwidth 1": {"mix": snrmix.SNRMixing(sigma=1.0)},
-        "alpha 0.4": {"mix": snrmix.SNRMixing(alpha=0.4)},
-        "alpha 2": {"mix": snrmix.SNRMixing(alpha=2.0)},
+    "strategies": {
+        "none": {"mix": "none"},
+        "mixup": {"mix": "mixup"},
+        "mixup without hesitation": {"mix": "mixup_without_hesitation"},
+        "C-Mixup": {"mix": "cmixup"},
+        "RC-Mixup": {"mix": "rcmixup"},
+        "SNR, authors' program": {"mix": "snr_expression"},
+        "SNR, authors' program and losses": {
+            "mix": "snr_expression", "losses": Losses(consistency=0.5, edge=50, correlation=0.05),
+        },
+    },
+    "snr": {
+        "expression graph": {"mix": SNR(graph="expression")},
+        "kernel not squared": {"mix": SNR(kernel="exponential")},
+        "10 neighbours": {"mix": SNR(k=10)},
+        "20 neighbours": {"mix": SNR(k=20)},
+        "50 neighbours": {"mix": SNR(k=50)},
+        "bandwidth 1/8": {"mix": SNR(sigma=0.125)},
+        "bandwidth 1/2": {"mix": SNR(sigma=0.5)},
+        "bandwidth 1": {"mix": SNR(sigma=1.0)},
+        "alpha 0.4": {"mix": SNR(alpha=0.4)},
+        "alpha 2": {"mix": SNR(alpha=2.0)},
     },
     "loss": {
-        "no consistency term": {"losses": snrmix.Losses(consistency=0)},
-        "no edge term": {"losses": snrmix.Losses(edge=0)},
-        "no correlation term": {"losses": snrmix.Losses(correlation=0)},
-        "vicinal term alone": {"losses": snrmix.Losses(consistency=0, edge=0, correlation=0)},
-        "edge term of 0.5": {"losses": snrmix.Losses(edge=0.5)},
+        "no consistency term": {"losses": Losses(consistency=0)},
+        "no edge term": {"losses": Losses(edge=0)},
+        "no correlation term": {"losses": Losses(correlation=0)},
+        "vicinal term alone": {"losses": Losses(consistency=0, edge=0, correlation=0)},
+        "edge term of 0.5": {"losses": Losses(edge=0.5)},
+        "no mixing, vicinal term alone": {"mix": "none", "losses": Losses(consistency=0, edge=0, correlation=0)},
     },
     "training": {
-        "1 repeat of the folds": {"n_repeats": 1},
-        "3 repeats of the folds": {"n_repeats": 3},
-        "10 folds": {"n_folds": 10},
         "no weight averaging": {"weight_average": TINY},
         "dropout 0.3": {"dropout": 0.3},
         "512 hidden units": {"hidden": 512},
@@ -61,79 +81,108 @@ GROUPS = {
         "patches of 4.6 pitches": {"features": "scale 2"},
     },
     "stack": {
-        "network alone": {"take": "network"},
-        "kriging alone": {"take": "kriging"},
-        "ridge as third member": {"take": "stack with ridge"},
+        "network alone": {"take": ("network",)},
+        "kriging alone": {"take": ("kriging",)},
+        "ridge as third member": {"take": ("network", "kriging", "ridge")},
     },
-}
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_options(parser)
+    add_options(parser, seeds=range(5))
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups of variants")
+    parser.add_argument("--share", type=float, default=0.5, help="share of the spots that is hidden")
+    parser.add_argument("--read", nargs="+", type=Path, help="tables by split of earlier runs, instead of running")
     options = parser.parse_args()
-    METHODS.setdefault("stack with ridge", stack_with_ridge)
-    rows = []
-    for name in options.sections:
-        adata, image = load(name, options.data, options.cache)
-        started = time.perf_counter()
-        for group, variant, ratios in run_section(adata, image, options):
-            rows += [{"section": name, "group": group, "variant": variant, **row} for row in ratios]
-            seconds, started = time.perf_counter() - started, time.perf_counter()
-            words = ", ".join(f"{m} {r:.4f}" for m, r in mean_ratios(ratios).items())
-            print(f"{SECTIONS.get(name, name)}, {variant}: {words} ({seconds:.0f} s)", flush=True)
-    table = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "ablation_by_split.csv", index=False)
+    table = pd.concat(map(pd.read_csv, options.read)) if options.read else run(options)
+    hidden = sorted(table["hidden"].unique())
     title = (
-        "One thing changed at a time: MSE / MSE of the mean on hidden spots (half measured), less that of the default on "
-        "the same spots, in thousandths ± standard error; above 0, the default is better. In brackets the pairs of "
-        "section and seed on which the default is better."
+        "One thing changed at a time: MSE / MSE of the mean on hidden spots, less that of the default on the same spots, in "
+        "thousandths: mean over sections ± standard error over sections; above 0, the default is better. In brackets the "
+        "pairs of section and seed on which the default is better, and p of the signed-rank test over these pairs, "
+        "false discovery rate over the table."
     )
-    sections = ", ".join(SECTIONS.get(name, name) for name in options.sections)
-    seeds = ", ".join(map(str, options.seeds))
-    note = f"{sections}; seeds {seeds}; {options.genes} genes; snrmix {snrmix.__version__} on {machine()}."
+    sections = ", ".join(f"{SECTIONS.get(name, name)}" for name in table["section"].unique())
+    seeds = f"{table.groupby('section')['split'].nunique().max()} seeds"
+    shares = ", ".join(f"{share:.0%}" for share in hidden)
+    note = f"{sections}; {seeds}; {shares} hidden; {options.genes} genes; snrmix {snrmix.__version__} on {machine()}."
     print("\n" + write_table(paired(table), options.out / "ablation", title, note))
 
 
-def run_section(adata, image: dict, options) -> Iterator[tuple[str, str, list[dict]]]:
-    """Group, variant and its ratios, the default first."""
-    plain = ["kriging", "network", "snrmix"] + (["stack with ridge"] if "stack" in options.only else [])
-    default = run(adata, plain, options, image)
-    yield "default", DEFAULT, [row for row in default if row["method"] in METHOD_COLUMNS]
-    for group in options.only:
-        for variant, change in GROUPS[group].items():
-            if "take" in change:
-                taken = [row for row in default if row["method"] == change["take"]]
-                yield group, variant, [{**row, "method": "snrmix"} for row in taken]
-            elif "features" in change:
-                features = change_features(adata, change["features"])
-                yield group, variant, run(features, list(METHOD_COLUMNS), options, {"use_rep": "X_changed"})
-            else:
-                yield group, variant, run(adata, list(METHOD_COLUMNS), options, {**image, **change})
+def run(options) -> pd.DataFrame:
+    """Ratio of every variant on every split, one row each; also kept as a table after each section."""
+    rows = []
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.sections:
+        started = time.perf_counter()
+        adata, image = load(name, options.data, options.cache)
+        rows += [{"section": name, "hidden": options.share, **row} for row in run_section(adata, image, options)]
+        pd.DataFrame(rows).to_csv(options.out / "ablation_by_split.csv", index=False)
+        print(f"{SECTIONS.get(name, name)}: {time.perf_counter() - started:.0f} s", flush=True)
+    return pd.DataFrame(rows)
 
 
-def run(adata, methods: list[str], options, given: dict) -> list[dict]:
-    """Ratio of every method on every split."""
-    splits = [{"share": 0.5, "random_state": seed} for seed in options.seeds]
-    result = snrmix.tl.benchmark(adata, methods, splits=splits, genes=options.genes, **given)
+def run_section(adata, image: dict, options) -> list[dict]:
+    """Ratios of all variants on one section. Kriging is done once per split."""
+    variants = [("default", DEFAULT, {})]
+    variants += [(group, name, change) for group in options.only for name, change in GROUPS[group].items()]
+    methods = {}
+    for group, variant, change in variants:
+        for column in COLUMNS:
+            methods[f"{group} | {variant} | {column}"] = Variant(change, column)
+    METHODS.update(methods)
+    splits = [{"share": options.share, "random_state": seed} for seed in options.seeds]
+    result = snrmix.tl.benchmark(adata, list(methods), splits=splits, genes=options.genes, **image)
     sums = result.groupby(["split", "method"], observed=True)[["mse", "mse_mean"]].sum()
     ratio = (sums["mse"] / sums["mse_mean"]).rename("ratio").reset_index()
-    return ratio.astype({"split": str, "method": str}).to_dict("records")
+    parts = ratio["method"].astype(str).str.split(" | ", regex=False, expand=True)
+    ratio[["group", "variant", "column"]] = parts
+    return ratio.astype({"split": str}).drop(columns="method").to_dict("records")
 
 
-def stack_with_ridge(case: Case) -> np.ndarray:
-    """The stack of network, kriging and ridge on the same features."""
-    section, first, network = case.section, case.first_folds, case.fit.network
-    kriged = krige_section(section, finer(first, len(section.measured)), case.settings.device)
-    scored = np.sort(np.concatenate([fold.held_out for fold in first]))
-    members = {
-        "network": Member(network.out_of_fold, network.predict(section.features[section.unmeasured])),
-        "kriging": Member(kriged.out_of_fold, kriged.predicted),
-        "ridge": ridge_member(case),
-    }
-    return case.at_hidden(stack_members(section, first, scored, members)[2])
+class Variant:
+    """Predictions with one thing changed: of the network alone, or of its stack with kriging."""
+
+    def __init__(self, change: dict, column: str):
+        self.change, self.column = change, column
+
+    def __call__(self, case: Case) -> np.ndarray:
+        if "take" in self.change:
+            members = {name: member(case, name) for name in self.change["take"]}
+        else:
+            members = {"network": member(case, "network", self.change)}
+            if self.column == "stack":
+                members["kriging"] = member(case, "kriging")
+        first = case.first_folds
+        scored = np.sort(np.concatenate([fold.held_out for fold in first]))
+        return case.at_hidden(stack_members(case.section, first, scored, members)[2])
+
+
+def member(case: Case, name: str, change: dict | None = None) -> Member:
+    """A member of the stack, computed once per split."""
+    kept = case.__dict__.setdefault("members", {})
+    key = name + str(change or {})
+    if key not in kept:
+        make = {"network": fit, "kriging": kriging_member, "ridge": ridge_member}[name]
+        kept[key] = make(case, **(change or {}))
+    return kept[key]
+
+
+def fit(case: Case, mix="snr", losses=None, features=None, **training) -> Member:
+    """The network with some options changed."""
+    section, settings = case.section, case.settings
+    if features is not None:
+        section = replace(section, features=change_features(case, features))
+    mixing = settle_neighbours(resolve_mixing(mix), case.folds, chosen=False)
+    options = replace(settings.training, **training)
+    network = fit_network(section, case.folds, mixing, losses or settings.losses, options, settings.seed)
+    return Member(network.out_of_fold, network.predict(section.features[section.unmeasured]))
+
+
+def kriging_member(case: Case) -> Member:
+    kriged = krige_section(case.section, finer(case.first_folds, len(case.section.measured)), case.settings.device)
+    return Member(kriged.out_of_fold, kriged.predicted)
 
 
 def ridge_member(case: Case) -> Member:
@@ -146,52 +195,44 @@ def ridge_member(case: Case) -> Member:
     return Member(out_of_fold, ridge(features, section.measured, section.unmeasured, section.expression))
 
 
-def change_features(adata, how: str):
-    """A copy with other features made of the same embedding, in ``obsm["X_changed"]``."""
-    values, scales = np.asarray(adata.obsm["X_histology"], np.float32), len(adata.uns["X_histology"]["scales"])
+def change_features(case: Case, how: str) -> np.ndarray:
+    """Other features made of the same embedding."""
+    values, positions = np.asarray(case.section.features, np.float32), case.section.positions
     if how == "components":
         centred = (values - values.mean(0)) / np.maximum(values.std(0), 1e-3)
         u, s, _ = np.linalg.svd(centred, full_matrices=False)
-        values = u[:, :100] * s[:100]
-    elif how == "surroundings":
-        near = cKDTree(adata.obsm["spatial"]).query(adata.obsm["spatial"], 7)[1][:, 1:]
-        values = np.concatenate([values, values[near].mean(1)], axis=1)
-    elif how.startswith("scale"):
-        values = np.split(values, scales, axis=1)[int(how.split()[1])]
-    changed = adata.copy()
-    changed.obsm["X_changed"] = values
-    return changed
-
-
-def mean_ratios(rows: list[dict]) -> dict[str, float]:
-    return pd.DataFrame(rows).groupby("method", sort=False)["ratio"].mean().to_dict()
+        return u[:, :100] * s[:100]
+    if how == "surroundings":
+        near = cKDTree(positions).query(positions, 7)[1][:, 1:]
+        return np.concatenate([values, values[near].mean(1)], axis=1)
+    if how.startswith("scale"):
+        scales = len(case.prepared.embedding.record["scales"])
+        return np.ascontiguousarray(np.split(values, scales, axis=1)[int(how.split()[1])])
+    return values
 
 
 def paired(table: pd.DataFrame) -> pd.DataFrame:
     """A row per variant: differences to the default on the same section and split."""
-    wide = table.pivot_table(
-        index=["group", "variant"], columns=["method", "section", "split"], values="ratio", sort=False
-    )
-    rows = []
-    for group, variant in wide.index:
-        row = {"group": group, "variant": variant}
-        for method, column in METHOD_COLUMNS.items():
-            default = wide.loc[("default", DEFAULT), method]
-            row[column] = in_words(wide.loc[(group, variant), method], default, variant == DEFAULT)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    index = ["section", "hidden", "split"]
+    wide = table.pivot_table(index=["group", "variant"], columns=["column", *index], values="ratio", sort=False)
+    found = {}
+    for column in COLUMNS:
+        default = wide.loc[("default", DEFAULT), column]
+        difference = {variant: (wide.loc[variant, column] - default).dropna() for variant in wide.index}
+        p = {v: wilcoxon(d).pvalue for v, d in difference.items() if v[0] != "default" and len(d) > 1 and d.any()}
+        p = dict(zip(p, false_discovery_control(list(p.values())), strict=True)) if p else {}
+        for variant, values in difference.items():
+            words = f"ratio {default.mean():.3f}" if variant[0] == "default" else in_words(values, p.get(variant))
+            found.setdefault(variant, {"group": variant[0], "variant": variant[1]})[COLUMNS[column]] = words
+    return pd.DataFrame(found.values())
 
 
-def in_words(ratio: pd.Series, default: pd.Series, is_default: bool) -> str:
-    if is_default:
-        return f"ratio {default.mean():.3f}"
-    difference = (ratio - default).dropna()
-    if not len(difference):
-        return ""
-    error = difference.std() / np.sqrt(len(difference)) if len(difference) > 1 else np.nan
+def in_words(difference: pd.Series, p: float | None) -> str:
+    by_section = difference.groupby("section").mean()
+    spread = f" ± {1000 * by_section.std() / np.sqrt(len(by_section)):.1f}" if len(by_section) > 1 else ""
     better = f"{(difference > 0).sum()}/{len(difference)}"
-    spread = "" if np.isnan(error) else f" ± {1000 * error:.1f}"
-    return f"{1000 * difference.mean():+.1f}{spread} ({better})"
+    test = "" if p is None else ", p < .001" if p < 0.001 else f", p = {p:.3f}".replace("0.", ".")
+    return f"{1000 * by_section.mean():+.1f}{spread} ({better}{test})"
 
 
 if __name__ == "__main__":

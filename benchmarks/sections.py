@@ -57,11 +57,11 @@ def load(name: str, data: Path = DATA, cache: Path | None = CACHE) -> tuple[annd
     adata, image = anndata.read_h5ad(path), data / f"{name}.jpg"
     options = {"image": image} if image.exists() else {}
     if cache is not None:
-        _embed(adata, options, cache / f"{name}.h5ad")
+        embed(adata, options, cache / f"{name}.h5ad")
     return adata, options
 
 
-def _embed(adata: anndata.AnnData, options: dict, stored: Path) -> None:
+def embed(adata: anndata.AnnData, options: dict, stored: Path) -> None:
     """Embed the section, or take what an earlier run stored; snrmix recognises whether it still fits."""
     if stored.exists():
         old = anndata.read_h5ad(stored)

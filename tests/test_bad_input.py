@@ -157,24 +157,24 @@ def image_file_missing(adata, folder):
     return {"image": "/nowhere/section.png"}
 
 
-@refused(ValueError, "image=", "is a folder; pass a file")
+@refused(ValueError, "image=", "is a folder, but no Zarr; pass a file")
 def image_file_is_a_folder(adata, folder):
     return {"image": folder}
 
 
-@refused(ValueError, "section.png", "no image that can be read", "pass JPEG, PNG, TIFF or an array")
+@refused(ValueError, "section.png", "no image that can be read", "pass JPEG, PNG, TIFF, OME-Zarr or an array")
 def image_file_is_no_image(adata, folder):
     (folder / "section.png").write_text("spot,x,y")
     return {"image": folder / "section.png"}
 
 
-@refused(ValueError, "section.tif", "no image that can be read", "pass JPEG, PNG, TIFF or an array")
+@refused(ValueError, "section.tif", "no image that can be read", "pass JPEG, PNG, TIFF, OME-Zarr or an array")
 def image_file_is_no_tiff(adata, folder):
     (folder / "section.tif").write_text("spot,x,y")
     return {"image": folder / "section.tif"}
 
 
-@refused(ValueError, "section.jpg", "truncated", "pass JPEG, PNG, TIFF or an array")
+@refused(ValueError, "section.jpg", "truncated", "pass JPEG, PNG, TIFF, OME-Zarr or an array")
 def image_file_is_cut_short(adata, folder):
     from PIL import Image
 

@@ -123,7 +123,7 @@ def image_features(adata):
     for i, pitches in enumerate((1.15, 2.3, 4.6)):
         side = pitches * pitch_px(adata)
         for chosen, crops in read_crops(image.level_for(side, 32), adata.obsm["spatial"], side, 32):
-            features[chosen, i] = colour_statistics(crops)
+            features[chosen, i] = colour_statistics(crops)[:, :12]
     return features.reshape(adata.n_obs, -1)
 
 

@@ -118,7 +118,7 @@ def test_full_resolution_shows_what_the_stored_image_shows(section):
     adata, image = section("st_her2_C3")
     full = snrmix.pp.embed_histology(adata, encoder="colour", copy=True, **image).obsm["X_histology"]
     stored = snrmix.pp.embed_histology(adata, encoder="colour", copy=True).obsm["X_histology"]
-    means = [column for scale in range(3) for column in range(12 * scale, 12 * scale + 3)]
+    means = np.arange(full.shape[1]).reshape(3, -1)[:, :3].ravel()  # of red, green and blue: the first of every scale
     difference = np.abs(full.astype(float) - stored)[:, means]
     assert difference.max() < 0.06 and difference.mean() < 0.01
 

@@ -5,15 +5,27 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
+    "SNRMix": "snrmix.model",
     **dict.fromkeys(
-        ("SNRMixing", "Mixup", "MixupWithoutHesitation", "CMixup", "RCMixup", "CutMix", "PuzzleMix", "CellMix", "NoMixing"),
+        (
+            "SNRMixing",
+            "Mixup",
+            "MixupWithoutHesitation",
+            "CMixup",
+            "RCMixup",
+            "CutMix",
+            "PuzzleMix",
+            "CellMix",
+            "NoMixing",
+        ),
         "snrmix.engine.mix",
     ),
     "Losses": "snrmix.engine.losses",
     "Training": "snrmix.engine.network",
+    "Finetuning": "snrmix.engine.finetune",
     "Encoder": "snrmix.images.encoders",
 }
-_MODULES = ("datasets", "pl", "pp", "tl")
+_MODULES = ("datasets", "io", "pl", "pp", "tl")
 __all__ = [*_MODULES, *_LAZY]
 
 

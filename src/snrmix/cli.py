@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         ("image-key", "which of the object's images to use"),
         ("table-key", "table of the SpatialData"),
         ("use-rep", "features in obsm to use instead of an image"),
-        ("encoder", "patch encoder"),
+        ("encoder", "efficientnet_lite0 (default), colour, timm:MODEL, hf-hub:ORG/MODEL, or the path of a checkpoint"),
         ("library-key", "obs column that tells slides apart"),
         ("mix", "mixing strategy: snr, mixup or none"),
         ("fill", "auto, unmeasured or all"),
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         ("accelerator", "auto, cpu or gpu"),
     ):
         impute.add_argument(f"--{name}", help=text)
+    impute.add_argument("--share", action="store_true", default=None, help="one model of all slides, not one of each")
     impute.add_argument("--um-per-px", type=float, help="micrometres per unit of obsm['spatial']")
     for name, text in (
         ("n-folds", "folds of the measured spots (default: 5)"),

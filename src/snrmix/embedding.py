@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.images.crops import read_crops
+from snrmix.images.dense import Grid, patch_grid
 from snrmix.images.encoders import (
     COLOUR_FEATURES,
     Encoder,
@@ -29,6 +31,7 @@ from snrmix.sites import Sites
 CACHE_KEY = "X_histology"
 DEFAULT_SCALES = (1.15, 2.3, 4.6)
 SIDE_TOLERANCE = 0.02  # the pitch measured on some of the sites differs a little from that of all
+FEW_PATCHES = 1000  # take no time that would be worth an estimate
 PROBE_TOLERANCE = 2e-3  # of the root mean square: what devices differ by
 
 
@@ -39,9 +42,11 @@ class Embedding:
     Parameters
     ----------
     features
-        Shape (n, scales x (encoder features + 12)), float16 (float32 where the encoder's values need it), site order.
+        Shape (n, scales x (encoder features + 22)), float16 (float32 where the encoder's values need it), site order.
     record
-        What ``uns`` keeps to recognise the features: encoder, scales, fingerprints of the images, hashes of the sites.
+        What ``uns`` keeps: what recognises the features (encoder, scales, fingerprints of the images, hashes of the
+        sites), and ``grid_spacing``, (libraries, scales), in units of the frame: the spacing of the grid of patches that
+        features are interpolated from, 0 where every site has a patch of its own.
     """
 
     features: np.ndarray
@@ -60,7 +65,12 @@ def patch_sides(sites: Sites, scales) -> np.ndarray:
 
 
 def compute_embedding(
-    sites: Sites, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, device: str = "cpu", cached=None
+    sites: Sites,
+    encoder="efficientnet_lite0",
+    scales=DEFAULT_SCALES,
+    device: str = "cpu",
+    cached=None,
+    check: Callable[..., None] | None = None,
 ) -> Embedding:
     """Embed the patches around every site, or reuse what is ``cached``.
 
@@ -76,6 +86,9 @@ def compute_embedding(
         torch device of the encoder.
     cached
         ``(features in site order, record)`` of an earlier call, or ``None``.
+    check
+        Called before the work begins with ``features`` (of a site, over all scales), ``scales`` (their number),
+        ``patches`` to embed, and ``patch_seconds``, the time that one takes.
 
     Raises
     ------
@@ -88,10 +101,17 @@ def compute_embedding(
         record = _describe(sites, encoder, scales, device)
         if cached is not None and _reusable(cached, record):
             logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
-            sides = cached[1]["patch_side"][_library_rows(cached[1], record)]
-            return Embedding(cached[0], {**record, "patch_side": sides})
+            if check is not None:
+                check(features=cached[0].shape[1], scales=len(scales))
+            return Embedding(cached[0], {**record, **_made_from(cached[1], record)})
         _warn_of_unknown_scale(sites)
-        return Embedding(_embed(sites, encoder, record["patch_side"], device), record)
+        grids = patch_grids(sites, record["patch_side"])
+        if check is not None:
+            patches, features = count_patches(sites, grids), len(record["encoder_probe"]) // 2 + COLOUR_FEATURES
+            seconds = patch_seconds(encoder, device) if patches > FEW_PATCHES else 0.0
+            check(features=features * len(scales), scales=len(scales), patches=patches, patch_seconds=seconds)
+        record["grid_spacing"] = np.array([[grid.spacing if grid else 0.0 for grid in own] for own in grids])
+        return Embedding(_embed(sites, encoder, record["patch_side"], grids, device), record)
 
 
 def _check_scales(scales) -> np.ndarray:
@@ -113,18 +133,48 @@ def _warn_of_unknown_scale(sites: Sites) -> None:
         )  # fmt: skip
 
 
-def _embed(sites: Sites, encoder: Encoder, sides: np.ndarray, device: str) -> np.ndarray:
+def patch_grids(sites: Sites, sides: np.ndarray) -> list[list[Grid | None]]:
+    """For every library and scale the grid of patches that is embedded, ``None`` where every site has its own patch.
+
+    Parameters
+    ----------
+    sides
+        See `patch_sides`.
+    """
+    positions = [sites.positions[sites.library == code] for code in range(len(sites.libraries))]
+    return [[patch_grid(own, side) for side in row] for own, row in zip(positions, sides, strict=True)]
+
+
+def count_patches(sites: Sites, grids: list[list[Grid | None]]) -> int:
+    """Patches to cut and encode, over all libraries and scales."""
+    own = np.bincount(sites.library, minlength=len(grids))
+    return sum(len(grid.nodes) if grid else int(n) for n, row in zip(own, grids, strict=True) for grid in row)
+
+
+def patch_seconds(encoder: Encoder, device: str, count: int = 16) -> float:
+    """Time that the encoder takes for a patch, by trying."""
+    crops = np.random.default_rng(0).integers(256, size=(count, encoder.size, encoder.size, 3), dtype=np.uint8)
+    started = time.perf_counter()
+    encode(encoder, crops, device)
+    colour_statistics(crops)
+    return (time.perf_counter() - started) / count
+
+
+def _embed(sites: Sites, encoder: Encoder, sides: np.ndarray, grids, device: str) -> np.ndarray:
     libraries = []
-    with tqdm(total=len(sites) * sides.shape[1], desc="embedding histology", unit="patch", leave=False) as progress:
+    total = count_patches(sites, grids)
+    with tqdm(total=total, desc="embedding histology", unit="patch", leave=False) as progress:
         for code, image in enumerate(sites.images):
             positions, scales, level = sites.positions[sites.library == code], [], None
-            for side in sides[code]:
+            for side, grid in zip(sides[code], grids[code], strict=True):
                 wanted = image.level_for(side, encoder.size)
                 if wanted is not level:
                     level, pixels = wanted, wanted.in_memory()
-                scales.append(_embed_scale(positions, pixels, side, encoder, device, progress))
+                centres = positions if grid is None else grid.nodes
+                features = _embed_scale(centres, pixels, side, encoder, device, progress)
+                scales.append(features if grid is None else grid.at_sites(features))
             libraries.append(np.concatenate(scales, axis=1))
-    return np.concatenate(libraries)  # sites are sorted by library
+    return libraries[0] if len(libraries) == 1 else np.concatenate(libraries)  # sites are sorted by library
 
 
 def _embed_scale(positions, level: Level, side: float, encoder: Encoder, device: str, progress) -> np.ndarray:
@@ -146,6 +196,7 @@ def _describe(sites: Sites, encoder: Encoder, scales: np.ndarray, device: str) -
     return {
         "encoder": encoder.name,
         "encoder_size": encoder.size,
+        "colour_features": COLOUR_FEATURES,
         "encoder_probe": probe(encoder, device),
         "scales": scales,
         "libraries": np.array(sites.libraries, dtype=object),
@@ -166,7 +217,7 @@ def _reusable(cached, record: dict) -> bool:
     return (
         features.ndim == 2
         and features.shape[1] % len(record["scales"]) == 0
-        and all(old[key] == record[key] for key in ("encoder", "encoder_size"))
+        and all(old[key] == record[key] for key in ("encoder", "encoder_size", "colour_features"))
         and np.array_equal(old["scales"], record["scales"])
         and _same_encoder(np.asarray(old["encoder_probe"]), record["encoder_probe"])
         and np.array_equal(old["images"][rows], record["images"])
@@ -179,6 +230,13 @@ def _same_encoder(old: np.ndarray, new: np.ndarray) -> bool:
     if old.shape != new.shape:
         return False
     return not new.size or bool(np.abs(old - new).max() <= PROBE_TOLERANCE * np.sqrt(np.mean(new**2)))
+
+
+def _made_from(old: Mapping, record: dict) -> dict:
+    """Sides of the patches and spacing of the grid of an older embedding, for the libraries of a record."""
+    rows = _library_rows(old, record)
+    sides = old["patch_side"][rows]
+    return {"patch_side": sides, "grid_spacing": old["grid_spacing"][rows] if "grid_spacing" in old else 0 * sides}
 
 
 def _library_rows(old: Mapping, record: dict) -> list[int]:

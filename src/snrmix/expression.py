@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.sites import Sites
 
@@ -72,8 +73,8 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
     Parameters
     ----------
     measured
-        Name of a boolean obs column, a boolean array or Series of length n, or ``None``: at least one count and, where
-        the column exists, ``in_tissue == 1``.
+        Name of a boolean obs column, a boolean array or Series of length n, or ``None``: at least one count, no NaN, and,
+        where the column exists, ``in_tissue == 1``.
 
     Raises
     ------
@@ -81,10 +82,16 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
         For a missing column, a type that is not boolean, a wrong length, or fewer than 20 measured spots.
     """
     if measured is None:
-        mask = np.asarray((matrix_of(table, layer) > 0).sum(axis=1)).ravel() > 0
+        matrix = matrix_of(table, layer)
+        mask = np.asarray((matrix > 0).sum(axis=1)).ravel() > 0
         if "in_tissue" in table.obs:
             mask &= pd.to_numeric(table.obs["in_tissue"], errors="coerce").to_numpy() == 1
         means = "at least one count" + (" and in_tissue == 1" if "in_tissue" in table.obs else "")
+        has_nan = _has_nan(matrix)
+        if has_nan.any():
+            mask &= ~has_nan
+            means += " and no NaN"
+            logger.info("%d spots have NaN as expression of some gene: they are taken as unmeasured.", has_nan.sum())
     else:
         mask, means = read_mask(table, measured, "measured"), "measured= set"
     if mask.sum() < MIN_MEASURED:
@@ -93,6 +100,14 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
             "Mark them with measured=, or choose another layer with layer=."
         )
     return mask
+
+
+def _has_nan(matrix) -> np.ndarray:
+    """Which rows have a NaN, bool, shape (n,)."""
+    if not sparse.issparse(matrix):
+        return np.isnan(matrix).any(axis=1)
+    entries = matrix.tocoo()
+    return np.bincount(entries.row[np.isnan(entries.data)], minlength=matrix.shape[0]) > 0
 
 
 def read_mask(table: AnnData, value, name: str) -> np.ndarray:

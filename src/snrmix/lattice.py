@@ -12,6 +12,8 @@ VISIUM_ROWS, VISIUM_COLUMNS, VISIUM_UM = 128, 224, 100.0  # the 11 mm array; tha
 ST_ROWS, ST_COLUMNS, ST_UM = 80, 80, 200.0
 ST_SPOT = 0.52  # of the pitch: spots are about 100 um wide
 
+ADDED = "snrmix_added"  # obs column that marks sites of snrmix.pp.fill_grid
+
 SMALLEST_UNIT_UM = 50.0  # arrays finer than this get patches in multiples of it: one bin of 8 um has no texture
 
 
@@ -27,11 +29,14 @@ class Lattice:
         Micrometres per unit of the positions; NaN where it is not known.
     is_fitted
         Whether ``array_row`` and ``array_col`` explain the positions.
+    array_um
+        Distance between neighbouring sites in micrometres on the array that was recognised; NaN where none was.
     """
 
     pitch: float
     um_per_px: float
     is_fitted: bool
+    array_um: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
     """Measure the spacing of the array that sites belong to, and find out what it is in micrometres.
 
     With ``array_row`` and ``array_col`` in ``obs`` it is fitted to all sites, so that missing sites do not widen it;
-    otherwise it is the typical distance to the nearest site. Where micrometres are not known, they follow from the
+    otherwise it is the typical distance to the nearest site, sites of `snrmix.pp.fill_grid` apart. Where micrometres are not known, they follow from the
     pitch of an array that is recognised: Visium or ST.
 
     Parameters
@@ -86,10 +91,11 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
         Micrometres per unit of the positions, where they are known.
     """
     fit = _fit(positions, obs)
-    pitch = nearest_distance(positions) if fit is None else fit.pitch
-    recognised = _pitch_um(fit, pitch, factors) / pitch
-    known = (um for um in (um_per_px, float(factors.get("microns_per_pixel", np.nan)), recognised) if um > 0)
-    return Lattice(pitch, next(known, np.nan), fit is not None)
+    own = ~obs[ADDED].to_numpy(bool) if ADDED in obs else slice(None)
+    pitch = nearest_distance(positions[own]) if fit is None else fit.pitch
+    array_um = _pitch_um(fit, pitch, factors)
+    known = (um for um in (um_per_px, float(factors.get("microns_per_pixel", np.nan)), array_um / pitch) if um > 0)
+    return Lattice(pitch, next(known, np.nan), fit is not None, array_um)
 
 
 def patch_unit(pitch, um_per_px):

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from snrmix._names import closest, listing
-from snrmix.frame import check_frame, check_spot_diameter
+from snrmix.frame import check_frame, check_scale, check_spot_diameter
 from snrmix.images.source import SectionImage, open_image, scaling
 from snrmix.lattice import measure_lattice, patch_unit
 
@@ -64,8 +65,13 @@ class Sites:
         return rows
 
 
-def read_table(data, table_key: str | None = None) -> AnnData:
+def read_table(data, table_key: str | None = None, *, needs_genes: bool = True) -> AnnData:
     """The table to work on: ``data`` itself, or the named (or only) table of a SpatialData.
+
+    Parameters
+    ----------
+    needs_genes
+        Whether a table without genes is refused; positions and images need none.
 
     Raises
     ------
@@ -82,7 +88,7 @@ def read_table(data, table_key: str | None = None) -> AnnData:
         raise TypeError(f"data must be an AnnData or a SpatialData, not {type(data).__name__}.")
     if table.isbacked:
         raise ValueError("the object is backed by a file; call adata = adata.to_memory() first.")
-    if table.n_obs == 0 or table.n_vars == 0:
+    if table.n_obs == 0 or (needs_genes and table.n_vars == 0):
         raise ValueError(f"the object is empty: {table.n_obs} observations x {table.n_vars} genes.")
     for what, names, remedy in (
         ("observation", table.obs_names, "obs_names_make_unique()"),
@@ -128,7 +134,7 @@ def read_sites(
     KeyError, ValueError, TypeError
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
-    table = read_table(data, table_key)
+    table = read_table(data, table_key, needs_genes=False)
     if um_per_px is not None and not (isinstance(um_per_px, numbers.Real) and 0 < um_per_px < np.inf):
         raise ValueError(f"um_per_px={um_per_px!r} must be a positive number: micrometres per unit of obsm['spatial'].")
     labels = _library_labels(data, table, library_key)
@@ -150,14 +156,25 @@ def read_sites(
     for code, name in enumerate(libraries):
         rows, factors = library == code, _entry(table, name).get("scalefactors", {})
         um = um_per_px if um_per_px is not None else um_of.get(name, np.nan)
-        lattice = measure_lattice(positions[rows], table.obs.iloc[order[rows]], factors, um)
+        obs = table.obs.iloc[order[rows]]
+        lattice = measure_lattice(positions[rows], obs, factors, um)
+        check_scale(lattice, positions[rows], name, images[code] if images else None)
         if images:
             if source == "uns":
                 check_spot_diameter(factors, lattice, name)
-            check_frame(images[code], positions[rows], patch_unit(lattice.pitch, lattice.um_per_px), source)
+            unit = patch_unit(lattice.pitch, lattice.um_per_px)
+            check_frame(images[code], positions[rows], unit, source, factors=factors, in_tissue=_in_tissue(obs))
         lattices.append(lattice)
     pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
     return Sites(order, np.asarray(table.obs_names, str)[order], libraries, library, positions, pitch, um, images)
+
+
+def _in_tissue(obs: pd.DataFrame) -> np.ndarray | None:
+    """Sites that Space Ranger found tissue under, shape (n,), bool; ``None`` where it is not known."""
+    if "in_tissue" not in obs:
+        return None
+    found = pd.to_numeric(obs["in_tissue"], errors="coerce").to_numpy() == 1
+    return found if found.any() else None
 
 
 def _check_finite(positions: np.ndarray, table: AnnData) -> None:

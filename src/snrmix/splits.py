@@ -23,15 +23,12 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int, validation, s
     ValueError, KeyError, TypeError
         For a number of folds or a share out of range, or a validation column that does not fit.
     """
+    check_numbers(n_folds, n_repeats)
     section, rng = prepared.section, np.random.default_rng(seed)
     library = section.library[section.measured]
-    for name, value in (("n_folds", n_folds), ("n_repeats", n_repeats)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
-    smallest = int(np.unique(library, return_counts=True)[1].min())
-    if n_folds > max(smallest // 2, 1):
+    if n_folds > max(len(library) // 2, 1):
         raise ValueError(
-            f"n_folds={n_folds} is too many for a library with {smallest} measured spots; use at most {max(smallest // 2, 1)}."
+            f"n_folds={n_folds} is too many for {len(library)} measured spots; use at most {max(len(library) // 2, 1)}."
         )
     if n_folds > 1:
         folds = make_folds(section.positions, section.library, section.measured, n_folds, n_repeats, rng)
@@ -55,6 +52,13 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int, validation, s
             f"{MIN_TRAIN} are needed."
         )
     return [fold]
+
+
+def check_numbers(n_folds: int, n_repeats: int) -> None:
+    """Refuse what is not a whole number from 1 up."""
+    for name, value in (("n_folds", n_folds), ("n_repeats", n_repeats)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
 
 
 def _validation_column(prepared: Prepared, name: str) -> Fold:

@@ -120,7 +120,9 @@ def test_held_out_values_come_from_the_kept_weights(learnt, early_stopping):
     curve, best = history["validation_mse"], history["best_epoch"]
     for k, fold in enumerate(folds):
         np.testing.assert_allclose(outputs[k][fold.held_out], fitted.fitted.held_out[k], rtol=1e-4, atol=1e-5)
-        error = np.mean((fitted.fitted.held_out[k] - fitted.targets[k].values[fold.held_out]) ** 2)
+        error = np.mean(
+            (fitted.fitted.held_out[k] - make_targets(section.expression, fold.train).values[fold.held_out]) ** 2
+        )
         assert error == pytest.approx(curve[k, best[k]], rel=1e-4)
         others = np.delete(curve, k, axis=0).mean(0)
         assert best[k] == (np.argmin(others) if early_stopping else curve.shape[1] - 1)

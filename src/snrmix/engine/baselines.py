@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.engine.scaling import standardise
+from snrmix.engine.scaling import Standardised, standard_scale, standardise
 
 NEIGHBOURS = 10
-MOST_RIDGE_SPOTS = 6000  # the dual solve is cubic; above, ridge sees an even subset of the spots
+MOST_RIDGE_SPOTS = (
+    6000  # the dual solve is cubic; above, ridge sees an even subset of the spots, and solves for features
+)
+TARGETS_AT_ONCE = 4096
 PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # per feature
 SKETCH = 512  # of more genes, so many random combinations choose the penalty
 
@@ -55,14 +58,14 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
     expression
         Shape (len(train), genes).
     """
-    values = standardise(features, train).astype(np.float64)
     stride = -(-len(train) // MOST_RIDGE_SPOTS)
-    train, expression = train[::stride], expression[::stride]
+    if stride > 1:
+        return _primal_ridge(features, train, train[::stride], targets, expression[::stride])
+    values = standardise(features, train).astype(np.float64)
     centre, mean = values[train].mean(0), expression.mean(0, dtype=np.float64)
     x, y = values[train] - centre, expression - mean
     eigenvalues, vectors = np.linalg.eigh(x @ x.T)
-    genes = y.shape[1]
-    judged = y if genes <= SKETCH else y @ np.random.default_rng(0).standard_normal((genes, SKETCH))
+    judged = _sketch(y)
     rotated = vectors.T @ judged
     best, best_error = None, np.inf
     for penalty in PENALTIES * values.shape[1]:
@@ -74,3 +77,35 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
             best, best_error = inverse, error
     smoother = ((values[targets] - centre) @ x.T @ vectors * best) @ vectors.T
     return (smoother @ y + mean).astype(np.float32)
+
+
+def _primal_ridge(
+    features: np.ndarray, train: np.ndarray, used: np.ndarray, targets: np.ndarray, expression: np.ndarray
+) -> np.ndarray:
+    """`ridge` by the normal equations, for many sites: ``used`` are the training spots that are fitted."""
+    values = Standardised(features, *standard_scale(features, train), np.ones(features.shape[1], bool))
+    x, mean = values[used].astype(np.float64), expression.mean(0, dtype=np.float64)
+    middle = x.mean(0)
+    x, y = x - middle, expression - mean
+    eigenvalues, vectors = np.linalg.eigh(x.T @ x)
+    rotated_x, judged = x @ vectors, _sketch(y)
+    rotated, squared = rotated_x.T @ judged, rotated_x**2
+    best, best_error = None, np.inf
+    for penalty in PENALTIES * x.shape[1]:
+        inverse = 1 / (np.maximum(eigenvalues, 0) + penalty)
+        left = 1 - squared @ inverse - 1 / len(x)  # of a spot's own weight, the intercept's included
+        error = np.mean(((judged - rotated_x @ (inverse[:, None] * rotated)) / left[:, None]) ** 2)
+        if error < best_error:
+            best, best_error = inverse, error
+    coefficients = vectors @ (best[:, None] * (rotated_x.T @ y))
+    predicted = np.empty((len(targets), y.shape[1]), np.float32)
+    for start in range(0, len(targets), TARGETS_AT_ONCE):
+        rows = slice(start, start + TARGETS_AT_ONCE)
+        predicted[rows] = (values[targets[rows]] - middle) @ coefficients + mean
+    return predicted
+
+
+def _sketch(expression: np.ndarray) -> np.ndarray:
+    """Genes, or random combinations of very many, whose mean squared error is an unbiased estimate of the sum."""
+    genes = expression.shape[1]
+    return expression if genes <= SKETCH else expression @ np.random.default_rng(0).standard_normal((genes, SKETCH))

@@ -13,6 +13,8 @@ DEPTH_RANK = 2
 OWN_NOISE = 0.1  # scatter that does not depend on depth, as a share of the variance
 WIDEST_GRAM = 700
 RATE_NODES = 128
+DISTINCT_DEPTHS = 5000
+SPOTS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,17 @@ class Depths:
 
 
 def depth_curves(depth: np.ndarray) -> Depths:
-    """Tabulate the moments of log-normalised counts for every spot's depth."""
+    """Tabulate the moments of log-normalised counts for every spot's depth, to 1 % where they are very many."""
     rates = np.geomspace(1e-7, 1.0, RATE_NODES)
-    mean, variance = np.empty((2, len(depth), RATE_NODES))
-    for i, d in enumerate(np.asarray(depth, float)):
+    depth = np.asarray(depth, float)
+    distinct, which = np.unique(depth, return_inverse=True)
+    if len(distinct) > DISTINCT_DEPTHS:
+        distinct, which = np.unique(np.exp(np.round(np.log(depth), 2)), return_inverse=True)
+    mean, variance = np.empty((2, len(distinct), RATE_NODES))
+    for i, d in enumerate(distinct):
         moments = log_count_moments(rates * d, np.array([1e4 / d]))
         mean[i], variance[i] = moments[0][0], moments[1][0]
-    return Depths(depth, rates, mean, variance)
+    return Depths(depth, rates, mean[which], variance[which])
 
 
 def trusted_depth(expression: np.ndarray, depth: np.ndarray | None) -> np.ndarray:
@@ -241,8 +247,8 @@ def leading_directions(values: np.ndarray, rank: int) -> np.ndarray:
     """Leading right singular vectors, float64, shape (columns, rank), from the smaller Gram matrix or by iteration."""
     n, genes = values.shape
     if genes <= WIDEST_GRAM:
-        values = values.astype(np.float64)
-        return np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :rank]
+        some = (values[start : start + SPOTS_AT_ONCE].astype(np.float64) for start in range(0, n, SPOTS_AT_ONCE))
+        return np.linalg.eigh(sum(part.T @ part for part in some))[1][:, ::-1][:, :rank]
     if n <= WIDEST_GRAM:
         left = np.linalg.eigh((values @ values.T).astype(np.float64))[1][:, ::-1][:, :rank]
     else:

@@ -10,6 +10,7 @@ LEVELS = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98])
 NORMAL_90 = 1.6448536269514722  # half the width of a 90 % interval of a normal distribution in standard deviations
 GENES_PER_GROUP = 25
 MOST_GROUPS = 20
+MOST_SPOTS = 20_000  # from which intervals are calibrated
 SMALLEST_SCALE = 1e-3
 
 
@@ -74,7 +75,8 @@ def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndar
     The log scale of a gene's residuals is linear in what is known of a prediction: how far it lies from the gene's mean
     (twice: linear and squared), and the given context. Coefficients are shared by genes of similar mean
     expression and fitted by the Gaussian quasi-likelihood. Signed quantiles of the scaled residuals then make the
-    intervals right whatever the shape of the distribution (split conformal prediction on out-of-fold values).
+    intervals right whatever the shape of the distribution (split conformal prediction on out-of-fold values). Of more than
+    20,000 spots, that many are drawn at random.
 
     Parameters
     ----------
@@ -83,6 +85,9 @@ def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndar
     context
         Further predictors of the log scale, each (n, genes) or (n, 1): log kriging sd, log distance to measured spots.
     """
+    if len(observed) > MOST_SPOTS:
+        drawn = np.sort(np.random.default_rng(0).choice(len(observed), MOST_SPOTS, replace=False))
+        observed, predicted, context = observed[drawn], predicted[drawn], [c[drawn] for c in context]
     mean = observed.mean(0, dtype=np.float64)
     residual = observed - predicted
     gene_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0, dtype=np.float64)), SMALLEST_SCALE)

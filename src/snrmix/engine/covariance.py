@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from snrmix.engine.scaling import Standardised
+
 SURROUNDINGS = 6  # nearest sites whose mean embedding is what a site's surroundings look like
+SITES_AT_ONCE = 16384
 REFERENCE_SITES = 1000  # measured sites from which principal axes and median distances are taken
 LOOKS = 256  # principal axes of the embedding that distances in looks are made of
 EMBEDDING_WIDTHS, COLOUR_WIDTHS = (2.0,), (0.5, 2.0)  # of Gaussian kernels, in median squared distances
@@ -24,14 +27,15 @@ class KrigingSites:
     library
         Shape (n,), int codes. Sites of different libraries have no spatial correlation.
     features
-        Standardised embedding, float32, shape (n, d); ``None`` or no columns where there is none.
+        Standardised embedding, float32, shape (n, d), or what gives its rows when indexed; ``None`` or no columns where
+        there is none.
     colour
         Standardised colour statistics, float32, shape (n, c); ``None`` or no columns where there are none.
     """
 
     positions: np.ndarray
     library: np.ndarray
-    features: np.ndarray | None = None
+    features: np.ndarray | Standardised | None = None
     colour: np.ndarray | None = None
 
 
@@ -167,7 +171,7 @@ def principal_looks(sites: KrigingSites, reference: np.ndarray, looks: int) -> n
     else:
         vectors = np.linalg.eigh((both @ both.T).astype(np.float64))[1][:, ::-1][:, :looks]
         axes = np.linalg.qr(both.T @ vectors.astype(np.float32))[0]
-    return features @ axes[:d] + _around(features @ axes[d:], around)
+    return _project(features, axes[:d]) + _around(_project(features, axes[d:]), around)
 
 
 def surroundings(sites: KrigingSites) -> np.ndarray:
@@ -187,6 +191,12 @@ def surroundings(sites: KrigingSites) -> np.ndarray:
             others = near[near != np.arange(len(own))[:, None]].reshape(len(own), k)
             around[own] = own[others[:, np.arange(SURROUNDINGS) % k]]
     return around
+
+
+def _project(features: np.ndarray | Standardised, axes: np.ndarray) -> np.ndarray:
+    """Coordinates of all sites along some axes, float32, some sites at a time."""
+    starts = range(0, features.shape[0], SITES_AT_ONCE)
+    return np.concatenate([features[start : start + SITES_AT_ONCE] @ axes for start in starts])
 
 
 def _around(values: np.ndarray, around: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from snrmix.engine.mix import (
     share_of_all,
 )
 from snrmix.engine.network import Fitted, Training, fit_networks, forward
+from snrmix.engine.patches import PatchStore
 from snrmix.engine.targets import Targets, make_targets
 
 CHUNK = 8192  # sites predicted at once
@@ -51,6 +52,8 @@ class Section:
         From indices of training spots (into the measured ones) and ``k`` to their ``k`` nearest training spots of the
         same library: positions in that list, shape (train, k), -1 where there are fewer. A third argument, values of
         these spots, shape (train, outputs), says in what space they are near; by default in the tissue.
+    patches
+        Of all sites; only for fine-tuning.
     """
 
     features: np.ndarray
@@ -61,6 +64,7 @@ class Section:
     expression: np.ndarray
     depth: np.ndarray
     neighbours: Neighbours
+    patches: PatchStore | None = None
 
     @property
     def unmeasured(self) -> np.ndarray:
@@ -81,6 +85,11 @@ class NetworkFit:
     fitted: Fitted
     targets: list[Targets]
     out_of_fold: np.ndarray
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """See `snrmix.engine.network.Fitted`."""
+        return self.fitted.history
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Mean of the networks' predictions, float32, shape (len(features), genes)."""
@@ -111,13 +120,24 @@ def fit_network(
     table = partner_table(targets, folds, section.neighbours, mixing, seed, section.library[section.measured])
     features = section.features[section.measured]
     fitted = fit_networks(features, targets, folds, table, mixing, losses, options, seed)
-    total = np.zeros(section.expression.shape, np.float32)
-    count = np.zeros(len(total), np.float32)
-    for fold, target, predicted in zip(folds, targets, fitted.held_out, strict=True):
+    out_of_fold = join_folds(section.expression.shape, folds, targets, fitted.held_out)
+    targets = [replace(target, values=target.values[:0]) for target in targets]  # large, and learnt
+    return NetworkFit(fitted, targets, out_of_fold)
+
+
+def join_folds(
+    shape: tuple[int, int], folds: list[Fold], targets: list[Targets], held_out: list[np.ndarray]
+) -> np.ndarray:
+    """Expression of all measured spots from the outputs for each fold's held-out ones, float32, of this shape.
+
+    A spot that several folds hold out gets the mean; NaN where none does.
+    """
+    total, count = np.zeros(shape, np.float32), np.zeros(shape[0], np.float32)
+    for fold, target, predicted in zip(folds, targets, held_out, strict=True):
         total[fold.held_out] += target.to_genes(predicted)
         count[fold.held_out] += 1
     with np.errstate(invalid="ignore"):
-        return NetworkFit(fitted, targets, total / count[:, None])
+        return total / count[:, None]
 
 
 def partner_table(
@@ -128,11 +148,16 @@ def partner_table(
     seed: int,
     library: np.ndarray | None = None,
 ) -> PartnerTable:
-    """Candidates and probabilities of every fold's training spots; folds are cut to the size of the smallest."""
-    n, smallest = len(targets[0].values), min(len(fold.train) for fold in folds)
+    """Candidates and probabilities of every fold's training spots.
+
+    Networks are trained together, so that all need as many spots: folds are cut to the size of the smallest. Where sizes
+    differ by more than a tenth, as of whole libraries, spots of smaller ones are repeated instead.
+    """
+    n, sizes = len(targets[0].values), [len(fold.train) for fold in folds]
+    size = min(sizes) if min(sizes) > 0.9 * max(sizes) else max(sizes)
     library = np.zeros(n, int) if library is None else library
     rng = np.random.default_rng(seed)
-    train = np.stack([np.sort(rng.choice(fold.train, smallest, replace=False)) for fold in folds])
+    train = np.stack([np.sort(_resized(fold.train, size, rng)) for fold in folds])
     parts = _graph_parts(targets, folds, neighbours, mixing, library, rng)
     if getattr(mixing, "needs_labels", False):
         parts["labels"] = np.stack([target.values for target in targets])
@@ -140,6 +165,12 @@ def partner_table(
         parts["spread"] = np.array(spread, np.float32)
     parts |= {"train": train, "library": np.ascontiguousarray(library)}
     return PartnerTable(**{name: torch.from_numpy(values) for name, values in parts.items()})
+
+
+def _resized(spots: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Some of the spots, or all of them and some once more."""
+    rounds, rest = divmod(size, len(spots))
+    return np.concatenate([*[spots] * rounds, rng.choice(spots, rest, replace=False)])
 
 
 def _graph_parts(targets, folds, neighbours: Neighbours, mixing: Mixing, library, rng) -> dict[str, np.ndarray]:

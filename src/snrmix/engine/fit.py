@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.crossfit import NetworkFit, Section, fit_network
+from snrmix.engine.finetune import FinetunedFit, Finetuning, fit_finetuned
 from snrmix.engine.folds import Fold, distance_to_measured
 from snrmix.engine.kriging import krige_section
 from snrmix.engine.losses import Losses
@@ -18,18 +19,21 @@ from snrmix.engine.score import baselines, better_than_all, score_methods
 from snrmix.engine.stack import Stack, combine, fit_stack
 
 HALVED_SPOTS = 800
+FEWEST_SCORED = 10  # of a library, for scores of its own
+FAR = 300.0  # no spatial covariance reaches as many pitches
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to fit and how."""
+    """What to fit and how; with `Finetuning`, the network starts from ``encoder``, a ``torch.nn.Module``."""
 
     mixing: Mixing
     losses: Losses
-    training: Training
+    training: Training | Finetuning
     kriging: bool
     seed: int
     device: str
+    encoder: object = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,25 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """How good predictions are at spots that were held out.
+
+    Parameters
+    ----------
+    genes
+        Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
+    methods
+        Per method, see `snrmix.engine.score.score_methods`; the method itself is ``"snrmix"``.
+    n_spots
+        Number of these spots.
+    """
+
+    genes: pd.DataFrame
+    methods: pd.DataFrame
+    n_spots: int
+
+
+@dataclass(frozen=True)
 class SectionFit:
     """Predictions for a section, their uncertainty, and how good they are.
 
@@ -58,10 +81,10 @@ class SectionFit:
         float32, (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
         float32, (unmeasured, genes).
-    genes
-        Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
-    scores
-        Per method, see `snrmix.engine.score.score_methods`; the method itself is ``"snrmix"``.
+    by_library
+        Scores of every library by its code; without those of which few spots were held out.
+    genes, scores
+        As in `Scores`. Means over libraries; a gene is reliable when it is so in every one.
     scored
         Indices of the measured spots that were held out once, and so scored.
     calibration
@@ -76,15 +99,16 @@ class SectionFit:
     out_of_fold_sd: np.ndarray
     predicted: np.ndarray
     predicted_sd: np.ndarray
+    by_library: dict[int, Scores]
     genes: pd.DataFrame
     scores: pd.DataFrame
     scored: np.ndarray
     calibration: Calibration
-    network: NetworkFit | None
+    network: NetworkFit | FinetunedFit | None
     record: dict
 
 
-def fit_section(section: Section, folds: list[Fold], settings: Settings) -> SectionFit:
+def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False) -> SectionFit:
     """Cross-fit network and kriging, stack them per gene, calibrate, and score on the spots that were held out.
 
     Parameters
@@ -95,6 +119,8 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
         Of one repeat or more; scores and weights use the folds of the first, network values the mean over repeats.
     settings
         What to fit.
+    elsewhere
+        Predictions are wanted for libraries without measured spots: nothing may rest on neighbours in space.
     """
     first = [fold for fold in folds if fold.repeat == 0]
     fine = finer(first, len(section.measured))
@@ -102,10 +128,14 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
     members: dict[str, Member] = {}
     network = kriged = None
     if section.features.shape[1]:
-        network = fit_network(section, folds, settings.mixing, settings.losses, settings.training, settings.seed)
-        members["network"] = Member(network.out_of_fold, network.predict(section.features[section.unmeasured]))
+        how = settings.mixing, settings.losses, settings.training, settings.seed
+        if isinstance(settings.training, Finetuning):
+            network, seen = fit_finetuned(section, section.patches, folds, settings.encoder, *how), section.patches
+        else:
+            network, seen = fit_network(section, folds, *how), section.features
+        members["network"] = Member(network.out_of_fold, network.predict(seen[section.unmeasured]))
     if settings.kriging:
-        kriged = krige_section(section, fine, settings.device)
+        kriged = krige_section(far_apart(section) if elsewhere else section, fine, settings.device)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
     context, context_unmeasured = scale_context(section, first, scored, kriged)
@@ -113,25 +143,78 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings) -> Sect
     out_of_fold_sd = np.full_like(out_of_fold, np.nan)
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
     predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
+    held_out = {name: member.out_of_fold for name, member in members.items()}
+    choices = kriged.record if kriged is not None else {}
+    del context, context_unmeasured, kriged, members  # large, and not needed for scores
 
     references = baselines(section, fine)
-    methods = {"snrmix": out_of_fold, **{name: m.out_of_fold for name, m in members.items()}, **references}
-    scores, by_gene = score_methods(section.expression, methods, scored)
-    genes = by_gene["snrmix"]
-    genes["reliable"] = better_than_all(
-        section.expression, out_of_fold, list(references.values()), scored, section.positions[section.measured],
-        section.library[section.measured], np.random.default_rng(settings.seed),
-    )  # fmt: skip
-    for name, weight in zip(members, stack.weights, strict=True):
-        genes[f"weight_{name}"] = weight
+    if elsewhere:
+        del references["spatial kNN"]
+    else:
+        references["mean"] = library_means(section, fine)
+    methods = {"snrmix": out_of_fold, **held_out, **references}
+    by_library = score_libraries(section, methods, list(references), scored, settings.seed)
+    weights = {f"weight_{name}": weight for name, weight in zip(held_out, stack.weights, strict=True)}
+    for scores in by_library.values():
+        for name, weight in weights.items():
+            scores.genes[name] = weight
     record = {
-        "shared_weights": dict(zip(members, stack.shared, strict=True)),
+        "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
         "weight_spread": stack.spread,
-        "kriging": kriged.record if kriged is not None else {},
+        "kriging": choices,
     }
+    genes, scores = mean_scores(by_library)
     return SectionFit(
-        out_of_fold, out_of_fold_sd, predicted, predicted_sd, genes, scores, scored, calibration, network, record
-    )
+        out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, genes, scores, scored, calibration, network,
+        record,
+    )  # fmt: skip
+
+
+def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
+    """Out-of-fold means of each library, float32, (measured, genes); the mean of all where none of its spots is left."""
+    own, means = section.library[section.measured], np.full(section.expression.shape, np.nan, np.float32)
+    for fold in folds:
+        for code in np.unique(own[fold.held_out]):
+            train = fold.train[own[fold.train] == code]
+            means[fold.held_out[own[fold.held_out] == code]] = section.expression[
+                train if len(train) else fold.train
+            ].mean(0)
+    return means
+
+
+def score_libraries(
+    section: Section, methods: dict[str, np.ndarray], references: list[str], scored: np.ndarray, seed: int
+) -> dict[int, Scores]:
+    """Score every library on its own, so that differences between libraries count for nothing."""
+    library, positions = section.library[section.measured], section.positions[section.measured]
+    codes, count = np.unique(library[scored], return_counts=True)
+    enough = codes[count >= min(FEWEST_SCORED, count.max())]
+    found = {}
+    for code in enough:
+        rows = scored[library[scored] == code]
+        table, by_gene = score_methods(section.expression, methods, rows)
+        genes = by_gene["snrmix"]
+        genes["reliable"] = better_than_all(
+            section.expression, methods["snrmix"], [methods[name] for name in references], rows, positions, library,
+            np.random.default_rng(seed),
+        )  # fmt: skip
+        found[int(code)] = Scores(genes, table, len(rows))
+    return found
+
+
+def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over libraries of the scores per gene and per method; reliable is what is so everywhere."""
+    parts = list(by_library.values())
+    if len(parts) == 1:
+        return parts[0].genes, parts[0].methods
+    genes = sum(part.genes.astype(float) for part in parts) / len(parts)
+    genes["reliable"] = np.logical_and.reduce([part.genes["reliable"] for part in parts])
+    return genes, sum(part.methods for part in parts) / len(parts)
+
+
+def far_apart(section: Section) -> Section:
+    """The section without neighbours in space: what kriging learns of it, covariances too, holds for other libraries."""
+    return replace(section, positions=section.positions * FAR)
 
 
 def finer(folds: list[Fold], n: int) -> list[Fold]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from snrmix.engine.components import Depths, depth_curves, split_components, spot_noise, trusted_depth
 from snrmix.engine.covariance import Correlations, Covariance, KrigingSites
-from snrmix.engine.scaling import standardise
+from snrmix.engine.scaling import Standardised, standard_scale
 from snrmix.engine.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ class SectionKriging:
 
 def krige_section(section: Section, folds: Sequence[Fold], device: str = "cpu") -> SectionKriging:
     """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots."""
-    values = standardise(section.features, section.measured)
-    sites = KrigingSites(section.positions, section.library, values[:, ~section.colour], values[:, section.colour])
+    scaling = standard_scale(section.features, section.measured)
+    colour, other = (Standardised(section.features, *scaling, kind) for kind in (section.colour, ~section.colour))
+    sites = KrigingSites(section.positions, section.library, other, colour[:])
     return cross_krige(sites, section.measured, section.expression, section.depth, folds, section.unmeasured, device)
 
 

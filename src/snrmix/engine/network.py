@@ -18,6 +18,7 @@ from snrmix.engine.mix import Mixing, PartnerTable
 from snrmix.engine.scaling import CLIP, standard_scale
 from snrmix.engine.targets import Targets
 
+MOST_STEPS = 64  # per epoch
 WIDE = 4000  # inputs for which learning_rate is meant
 
 
@@ -40,7 +41,8 @@ class Training:
     weight_average
         Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
     steps_per_epoch, smallest_batch, largest_batch
-        Steps wanted per epoch; the batches that makes are kept within these sizes.
+        Steps wanted per epoch; the batches that makes are kept within these sizes. An epoch has at most 64 steps, or as
+        many as were asked for: a larger section is seen in random parts.
     accelerator, devices
         Passed to ``lightning.Trainer``.
     progress
@@ -301,10 +303,13 @@ class Selection:
 
 
 def batches(n_train: int, options: Training) -> tuple[int, int]:
-    """Batch size and batches per epoch: about ``steps_per_epoch`` batches of 32 to 256 spots of equal size."""
+    """Batch size and batches per epoch: about ``steps_per_epoch`` batches of 32 to 256 spots of equal size.
+
+    There are at most 64, or as many as were asked for: of more spots than that takes, an epoch sees a random part.
+    """
     wanted = np.clip(n_train / options.steps_per_epoch, options.smallest_batch, options.largest_batch)
     steps = max(1, round(n_train / wanted))
-    return n_train // steps, steps
+    return n_train // steps, min(steps, max(MOST_STEPS, options.steps_per_epoch))
 
 
 def forward(

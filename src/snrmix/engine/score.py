@@ -11,6 +11,7 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.metrics import gene_scores
 
 GENE_CHUNK = 1024
+MOST_VALUES = 10_000_000  # spots times genes at once
 FLIPS = 2000
 SPOTS_PER_BLOCK, MOST_BLOCKS = 8, 32
 FALSE_DISCOVERIES = 0.05
@@ -57,8 +58,7 @@ def score_methods(
     by_gene = {}
     for name, values in predicted.items():
         parts = []
-        for start in range(0, observed.shape[1], GENE_CHUNK):
-            some = slice(start, start + GENE_CHUNK)
+        for some in _gene_blocks(observed.shape[1], len(rows)):
             columns = (array[rows, some] for array in (observed, values, predicted["mean"]))
             parts.append(pd.DataFrame(gene_scores(*columns)))
         by_gene[name] = pd.concat(parts, ignore_index=True)
@@ -109,8 +109,7 @@ def better_than_all(
     signs = rng.choice(np.array([-1, 1], np.float32), size=(FLIPS, len(membership)))
     signs[0] = 1  # as observed
     worst = np.zeros(observed.shape[1])
-    for start in range(0, observed.shape[1], GENE_CHUNK):
-        some = slice(start, start + GENE_CHUNK)
+    for some in _gene_blocks(observed.shape[1], len(rows)):
         y = observed[rows, some]
         error = (ours[rows, some] - y) ** 2
         for other in others:
@@ -118,6 +117,12 @@ def better_than_all(
             as_large = total >= total[0] - 1e-5 * np.abs(total[0])  # but for rounding
             worst[some] = np.maximum(worst[some], as_large.mean(0))
     return false_discovery_control(worst) <= FALSE_DISCOVERIES
+
+
+def _gene_blocks(genes: int, spots: int) -> list[slice]:
+    """Blocks of at most 1,024 genes, fewer where there are many spots."""
+    step = int(np.clip(MOST_VALUES // max(spots, 1), 16, GENE_CHUNK))
+    return [slice(start, start + step) for start in range(0, genes, step)]
 
 
 def spatial_blocks(positions: np.ndarray, library: np.ndarray, rng: np.random.Generator) -> np.ndarray:

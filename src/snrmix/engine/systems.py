@@ -15,6 +15,7 @@ PREDICT_MEAN = len(NUGGETS) - 1  # so noisy that the mean is predicted
 NEIGHBOURS = 64
 CLOSE, ANCHORS = 192, 64  # among these in space, and these spread over all, neighbours are found
 TARGETS_AT_ONCE = 256
+SEARCHED_AT_ONCE = 64 * TARGETS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,9 @@ def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.nd
         found = np.broadcast_to(everywhere, (len(rows), len(everywhere)))
         usable = np.ones(found.shape, bool)
         if n > CLOSE + ANCHORS:
-            close = nearest(correlations.sites, train, rows, CLOSE)
+            if start % SEARCHED_AT_ONCE == 0:  # a search tree is made once for many
+                searched = nearest(correlations.sites, train, targets[start : start + SEARCHED_AT_ONCE], CLOSE)
+            close = searched[start % SEARCHED_AT_ONCE :][: len(rows)]
             twice = (found[:, :, None] == close[:, None, :]).any(2)
             found, usable = np.concatenate([close, found], 1), np.concatenate([close >= 0, ~twice], 1)
         block = correlations.between(rows[:, None], train[found])

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from snrmix.engine.components import leading_directions
+
 WIDEST = 512  # up to this many genes the network predicts genes; above, principal components
+MOST_VALUES = 10_000_000  # spots times genes, likewise: every network keeps its own targets
 COMPONENTS = 128
 
 
@@ -51,11 +54,18 @@ def make_targets(expression: np.ndarray, train: np.ndarray) -> Targets:
     mean = expression[train].mean(0)
     centred = expression - mean
     basis = None
-    if expression.shape[1] > WIDEST:
-        from sklearn.utils.extmath import randomized_svd
-
-        rank = min(COMPONENTS, len(train) - 1)
-        basis = randomized_svd(centred[train], rank, n_iter=4, random_state=0)[2].astype(np.float32)
+    if expression.shape[1] > WIDEST or expression.size > MOST_VALUES:
+        basis = _leading_components(centred[train])
         centred = centred @ basis.T
     scale = max(float(np.sqrt(np.mean(centred[train] ** 2, dtype=np.float64))), 1e-6)
     return Targets(centred / np.float32(scale), mean, scale, basis)
+
+
+def _leading_components(centred: np.ndarray) -> np.ndarray:
+    """Principal axes of the training spots, float32, shape (components, genes)."""
+    rank = min(COMPONENTS, len(centred) - 1, centred.shape[1])
+    if centred.shape[1] <= WIDEST:
+        return np.ascontiguousarray(leading_directions(centred, rank).T, dtype=np.float32)
+    from sklearn.utils.extmath import randomized_svd
+
+    return randomized_svd(centred, rank, n_iter=4, random_state=0)[2].astype(np.float32)

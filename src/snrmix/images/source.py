@@ -7,14 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from snrmix._log import logger
+from snrmix.images.files import read_file
 
-TIFF_SUFFIXES = {".tif", ".tiff", ".btf", ".svs"}
 IN_MEMORY_BYTES = 2 * 2**30
 DARK_SHARE = 0.25  # glass is the brightest part of a section: below this share of white the values mean something else
-
-
-class ImageFileError(OSError, ValueError):
-    """An image file that does not exist or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,11 @@ class SectionImage:
         return enough[-1] if enough else self.levels[0]
 
 
+def patch_pixels(image: SectionImage, sides: np.ndarray, size: int) -> np.ndarray:
+    """Pixels along the sides of patches, before they are resized to ``size``, on the levels that are read for them."""
+    return np.array([side * image.level_for(side, size).scale.min() for side in sides])
+
+
 def scaling(factor: float, factor_y: float | None = None) -> np.ndarray:
     """Affine matrix, shape (2, 3), of a pure scaling."""
     return np.array([[factor, 0.0, 0.0], [0.0, factor if factor_y is None else factor_y, 0.0]])
@@ -76,8 +77,8 @@ def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> 
     Parameters
     ----------
     image
-        Path (JPEG, PNG, TIFF; TIFF is read lazily, with its pyramid), array or dask array of shape
-        (y, x, channels), or a DataArray, read by its dimension names.
+        Path (see `snrmix.images.files.read_file`), array or dask array of shape (y, x, channels), or a DataArray, read
+        by its dimension names.
     affine
         Shape (2, 3), frame to pixels of the finest level; identity when omitted.
     name
@@ -90,7 +91,7 @@ def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> 
     """
     affine = scaling(1.0) if affine is None else np.asarray(affine, float)
     if isinstance(image, str | Path):
-        arrays, name = _read_path(Path(image)), str(image)
+        arrays, name = read_file(Path(image)), str(image)
     elif hasattr(image, "dims") and hasattr(image, "transpose"):
         arrays = [_from_data_array(image, name)]
     elif hasattr(image, "ndim") and hasattr(image, "shape"):
@@ -117,63 +118,6 @@ def section_image(arrays: list, affines: list[np.ndarray], name: str) -> Section
     convert = _conversion(arrays[-1], name)
     levels = (Level(_convert(a, convert), affine) for a, affine in zip(arrays, affines, strict=True))
     return SectionImage(tuple(levels), name)
-
-
-def _read_path(path: Path) -> list:
-    if not path.is_file():
-        raise ImageFileError(
-            f"image={str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}; pass a file."
-        )
-    try:
-        return _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else [_read_pillow(path)]
-    except OSError as error:
-        raise ImageFileError(
-            f"image={str(path)!r} is no image that can be read ({error}); pass JPEG, PNG, TIFF or an array."
-        ) from error
-
-
-def _read_pillow(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # sections are larger than Pillow's safety limit
-    try:
-        with Image.open(path) as opened:
-            is_wide = opened.mode.startswith(("I", "F"))  # 16 or 32 bits, which conversion to RGB would clip
-            return np.asarray(opened if is_wide else opened.convert("RGB"))
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _read_tiff(path: Path) -> list:
-    import dask.array as da
-    import tifffile
-    import zarr
-
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            axes, count = series.axes, len(series.levels)
-    except (tifffile.TiffFileError, IndexError) as error:
-        raise OSError(error) from error
-    arrays = []
-    for level in range(count):
-        store = zarr.open(tifffile.imread(path, aszarr=True, series=0, level=level), mode="r")
-        arrays.append(_to_yxc(da.from_zarr(store if isinstance(store, zarr.Array) else store["0"]), axes, str(path)))
-    return arrays
-
-
-def _to_yxc(array, axes: str, name: str):
-    axes = axes.replace("S", "C")
-    if not set("YX") <= set(axes):
-        raise ValueError(f"{name} has axes {axes!r}; an image needs y and x.")
-    for axis in [a for a in axes if a not in "YXC"]:
-        if array.shape[axes.index(axis)] != 1:
-            raise ValueError(
-                f"{name} has axes {axes!r} with more than one plane along {axis!r}; pass one plane as array."
-            )
-        array = array[(slice(None),) * axes.index(axis) + (0,)]
-        axes = axes.replace(axis, "")
-    return array.transpose([axes.index(a) for a in ("YXC" if "C" in axes else "YX")])
 
 
 def _from_data_array(image, name: str):

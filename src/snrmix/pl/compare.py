@@ -7,6 +7,7 @@ from scipy import sparse
 from snrmix._names import closest, listing
 from snrmix._result import gene_flags, result_table
 from snrmix.expression import TARGET_SUM, matrix_of
+from snrmix.lattice import nearest_distance
 from snrmix.pl._figure import GREY, INK, finish
 from snrmix.pl._scene import Scene, read_scene
 
@@ -53,7 +54,8 @@ def compare(
     image
         Draw the histology. Where it cannot be read, the spots are drawn alone and a warning says why.
     size
-        Diameter of the spots in lattice pitches; 1, or 1.3 from 10,000 spots on, where ``None``.
+        Diameter of the spots in pitches, or in the distance between the spots that are drawn where that is less; 1, or
+        1.3 from 10,000 spots on, where ``None``.
     table_key, library_key, image_key
         As in `snrmix.tl.impute`.
     show
@@ -181,6 +183,8 @@ def _draw_row(
 
 def _draw_map(ax, scene: Scene, values: np.ndarray, limits: tuple[float, float], colours: str, size: float):
     known = np.isfinite(values)
+    if known.sum() > 1:  # sites of fill_grid lie closer than the pitch
+        size *= min(1.0, nearest_distance(scene.spots[known]) / scene.pitch)
     scene.draw_backdrop(ax, opacity=0.5)
     scene.draw_spots(ax, ~known, 0.65 * size, facecolor="none", edgecolor=GREY, linewidth=0.5)
     discs = scene.draw_spots(ax, known, size, array=values[known], cmap=colours, clim=limits, linewidth=0)

@@ -57,7 +57,7 @@ def _draw_curves(ax, curves: np.ndarray, best: np.ndarray, label: str) -> None:
     epoch = np.arange(1, epochs + 1)
     ax.plot(epoch, curves.T, color=GREY, linewidth=0.9, label=["one fold"] + [None] * (folds - 1))
     if folds > 1:
-        ax.plot(epoch, curves.mean(0), color=BLUE, linewidth=2, label=f"mean of {folds} folds")
+        ax.plot(epoch, np.nanmean(curves, 0), color=BLUE, linewidth=2, label=f"mean of {folds} folds")
     known = np.flatnonzero((best[:folds] >= 0) & (best[:folds] < epochs))
     ax.scatter(
         best[known] + 1, curves[known, best[known]], s=26, color=INK, zorder=3, linewidth=0, label="epoch that was kept"

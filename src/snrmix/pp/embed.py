@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from functools import partial
+
 from snrmix.embedding import DEFAULT_SCALES, choose_device, compute_embedding, read_cache, write_cache
+from snrmix.estimate import check_embedding
 from snrmix.sites import read_sites, read_table
 
 
@@ -20,16 +23,19 @@ def embed_histology(
     """Embed the histology around every site into ``obsm["X_histology"]``.
 
     A patch per scale is cut around each site, resized with antialiasing to the encoder's size, encoded, and joined by
-    12 colour statistics per scale. `snrmix.tl.impute` does this itself and reuses the result.
+    22 statistics of colour and stain texture per scale. `snrmix.tl.impute` does this itself and reuses the result. Where sites are so dense that
+    it saves half of the patches or more (Visium HD), patches are embedded on a grid instead, a quarter of their side apart,
+    and the features of a site are interpolated between the four around it.
 
     Parameters
     ----------
     data
         AnnData or SpatialData.
     encoder
-        ``"efficientnet_lite0"`` (ImageNet weights, offline), ``"colour"`` (colour statistics only), a
-        ``torch.nn.Module`` or a callable from float RGB in 0..1, shape (b, 3, 128, 128), to features (b, d), or a
-        `snrmix.Encoder`.
+        ``"efficientnet_lite0"`` (ImageNet weights, offline), ``"colour"`` (colour and texture, no network),
+        ``"timm:MODEL"``, ``"hf-hub:ORG/MODEL"``, either with ``"@PATH"`` of weights on this machine, the path of a folder
+        with a timm model or of a TorchScript file, a ``torch.nn.Module`` or a callable from float RGB in 0..1, shape
+        (b, 3, 128, 128), to features (b, d), or a `snrmix.Encoder`.
     scales
         Sides of the patches in lattice pitches.
     image, image_key, um_per_px, table_key, library_key
@@ -44,9 +50,10 @@ def embed_histology(
     ``None``, or the modified copy. Sets
 
     ``obsm["X_histology"]``
-        float16, shape (n, scales x (encoder features + 12)).
+        float16, shape (n, scales x (encoder features + 22)).
     ``uns["X_histology"]``
-        Encoder, scales, patch sides in units of ``obsm["spatial"]``, and what recognises image and sites.
+        Encoder, scales, patch sides and spacing of the grid (0 where every site has its own patch) in units of
+        ``obsm["spatial"]``, and what recognises image and sites.
 
     Raises
     ------
@@ -56,8 +63,10 @@ def embed_histology(
     sites = read_sites(
         data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
     )
-    table = read_table(data, table_key)
-    embedding = compute_embedding(sites, encoder, scales, choose_device(accelerator), read_cache(table, sites))
+    table = read_table(data, table_key, needs_genes=False)
+    embedding = compute_embedding(
+        sites, encoder, scales, choose_device(accelerator), read_cache(table, sites), partial(check_embedding, sites)
+    )
     table = table.copy() if copy else table
     write_cache(table, sites, embedding)
     return table if copy else None

@@ -13,19 +13,20 @@ from snrmix._names import closest, listing
 from snrmix.embedding import choose_device
 from snrmix.engine.baselines import ridge, spatial_knn
 from snrmix.engine.crossfit import Section, fit_network
-from snrmix.engine.fit import SectionFit, Settings, fit_section
+from snrmix.engine.fit import SectionFit, Settings, far_apart
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.metrics import gene_scores
-from snrmix.engine.mix import MIXINGS, Mixing, resolve_mixing
+from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels, resolve_mixing
 from snrmix.engine.smoothing import NEIGHBOURS, graph_smoothing, random_walk
 from snrmix.expression import read_expression, read_measured
 from snrmix.graph import spatial_neighbours
+from snrmix.libraries import Part, plan_models
 from snrmix.pp.hold_out import hold_out
-from snrmix.prepare import Prepared, prepare
+from snrmix.prepare import read_source
 from snrmix.sites import read_table
-from snrmix.splits import choose_folds, settle_neighbours
+from snrmix.splits import settle_neighbours
 from snrmix.tl.impute import training_options
 
 OURS = "snrmix"
@@ -46,6 +47,7 @@ def benchmark(
     layer: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
+    share: bool = False,
     mix="snr",
     losses: Losses | None = None,
     n_folds: int = 5,
@@ -93,7 +95,7 @@ def benchmark(
         As in `snrmix.tl.impute`; a number means the genes of highest mean on the spots that stay measured.
     measured
         Spots with trustworthy expression, as in `snrmix.tl.impute`: the ones to split.
-    layer, library_key, table_key, mix, losses, n_folds, n_repeats, validation, random_state, accelerator
+    layer, library_key, table_key, share, mix, losses, n_folds, n_repeats, validation, random_state, accelerator
         As in `snrmix.tl.impute`.
     **options
         Other arguments of `snrmix.tl.impute`, such as ``image``, ``use_rep`` or ``max_epochs``.
@@ -122,23 +124,25 @@ def benchmark(
     is_measured = read_measured(read_table(data, table_key), measured, layer)
     where = {"layer": layer, "library_key": library_key, "table_key": table_key}
     device = choose_device(accelerator)
+    if not isinstance(share, bool | np.bool_):
+        raise TypeError(f"share={share!r} must be True or False.")
     mixing, options = resolve_mixing(mix), training_options(training, accelerator=accelerator)
     settings = Settings(mixing, losses if losses is not None else Losses(), options, True, int(random_state), device)
     kept, _ = _hide(data, is_measured, next(iter(splits.values())), where)
-    first = prepare(data, measured=kept, genes=genes, device=device, **where, **reading)  # embeds, once
-    if first.section.features.shape[1] == 0:
+    source = read_source(data, measured=kept, genes=genes, device=device, **where, **reading)  # embeds, once
+    if source.features.shape[1] == 0:
         wanted = _without_image(wanted, drop=methods is None)
     elif methods is None:
         wanted.pop(f"network ({mix})" if isinstance(mix, str) else "", None)  # the same as "network"
     rows, sizes = [], {}
     for name, split in splits.items():
         kept, hidden = _hide(data, is_measured, split, where)
-        prepared, observed = _split(first, kept, hidden, genes, layer)
-        folds = choose_folds(prepared, n_folds, n_repeats, validation, settings.seed)
-        case = Case(prepared, np.flatnonzero(hidden[prepared.sites.order]), folds, settings, isinstance(mix, str))
-        predicted = {method: wanted[method](case) for method in sorted(wanted, key=OURS.__ne__)}  # ours trains networks
-        rows += [_score(case, observed, name, method, predicted[method]) for method in wanted]
-        sizes[name] = {"n_measured": int(kept.sum()), "n_hidden": int(hidden.sum()), "n_genes": observed.shape[1]}
+        source = replace(source, is_measured=kept[source.sites.order])
+        parts = plan_models(source, bool(share), n_folds, n_repeats, validation, settings.seed)
+        cases = [Case(part, _sites_of(part, hidden), settings, isinstance(mix, str)) for part in parts]
+        by_case = [_compare(case, wanted, layer, name) for case in cases if len(case.hidden)]
+        rows += [_join([one for tables in by_case for one in tables[method]]) for method in wanted]
+        sizes[name] = {"n_measured": int(kept.sum()), "n_hidden": int(hidden.sum()), "n_genes": len(rows[-1])}
         logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(rows[-len(wanted) :]))
     result = pd.concat(rows, ignore_index=True)
     for column in ("split", "method"):
@@ -247,28 +251,30 @@ class Case:
 
     Parameters
     ----------
-    prepared
-        Of the spots that stay measured.
+    part
+        A model of the spots that stay measured.
     hidden
         Indices of the sites to predict, ascending.
-    folds
-        Of the measured spots.
     settings
         As for `snrmix.engine.fit.fit_section`.
     named_mixing
         Whether the mixing was chosen by name, so that its number of neighbours may be lowered for a small section.
     """
 
-    prepared: Prepared
+    part: Part
     hidden: np.ndarray
-    folds: list[Fold]
     settings: Settings
     named_mixing: bool
 
     @property
     def section(self) -> Section:
         """What the engine sees."""
-        return self.prepared.section
+        return self.part.prepared.section
+
+    @property
+    def folds(self) -> list[Fold]:
+        """Of the measured spots."""
+        return self.part.folds
 
     @property
     def first_folds(self) -> list[Fold]:
@@ -278,8 +284,7 @@ class Case:
     @cached_property
     def fit(self) -> SectionFit:
         """What `snrmix.tl.impute` makes of the split."""
-        settings = replace(self.settings, mixing=self.mixing)
-        return fit_section(self.section, self.folds, settings)
+        return self.part.fit(replace(self.settings, mixing=self.mixing))
 
     @property
     def mixing(self) -> Mixing:
@@ -306,10 +311,19 @@ class Case:
         """The rows of the hidden sites among those of all unmeasured ones."""
         return predicted[np.searchsorted(self.section.unmeasured, self.hidden)]
 
+    @cached_property
+    def means(self) -> np.ndarray:
+        """Mean of the measured spots of each hidden site's library, or of all where it has none, (hidden, genes)."""
+        section, own = self.section, self.section.library[self.section.measured]
+        means = np.empty((len(self.hidden), section.expression.shape[1]))
+        for code in np.unique(section.library[self.hidden]):
+            rows = own == code if (own == code).any() else slice(None)
+            means[section.library[self.hidden] == code] = section.expression[rows].mean(0, dtype=np.float64)
+        return means
+
 
 def _mean(case: Case) -> np.ndarray:
-    mean = case.section.expression.mean(0)
-    return np.broadcast_to(mean, (len(case.hidden), len(mean)))
+    return case.means
 
 
 def _spatial_knn(case: Case) -> np.ndarray:
@@ -328,7 +342,8 @@ def _ridge(case: Case) -> np.ndarray:
 
 
 def _kriging(case: Case) -> np.ndarray:
-    return case.at_hidden(krige_section(case.section, [], case.settings.device).predicted)
+    section = far_apart(case.section) if case.part.elsewhere else case.section
+    return case.at_hidden(krige_section(section, [], case.settings.device).predicted)
 
 
 def _network(case: Case, mixing: str | None = None) -> np.ndarray:
@@ -354,7 +369,8 @@ NEED_NO_IMAGE = ("mean", "spatial kNN", "graph smoothing", "kriging", OURS)
 
 def available_methods() -> dict[str, Predict]:
     """All methods by name, those with a mixing strategy after the default network."""
-    strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in MIXINGS}
+    on_features = [name for name, strategy in MIXINGS.items() if not needs_pixels(strategy())]
+    strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in on_features}
     names = [name for name in METHODS if name != OURS]
     return {name: METHODS[name] for name in names} | strategies | {OURS: METHODS[OURS]}
 
@@ -416,7 +432,7 @@ def _sort_options(options: dict) -> tuple[dict, dict]:
     for name in NOT_OPTIONS:
         if name in options:
             raise TypeError(f"benchmark() has no {name}=; choose with methods= what to compare.")
-    reading = [name for name in inspect.signature(prepare).parameters if name not in ("data", "device")]
+    reading = [name for name in inspect.signature(read_source).parameters if name not in ("data", "device")]
     return (
         {name: value for name, value in options.items() if name in reading},
         {name: value for name, value in options.items() if name not in reading},
@@ -438,41 +454,61 @@ def _hide(data, is_measured: np.ndarray, split: dict, where: dict) -> tuple[np.n
     return obs[HELD_OUT].to_numpy(), obs[f"{HELD_OUT}_held_out"].to_numpy()
 
 
-def _split(other: Prepared, kept: np.ndarray, hidden: np.ndarray, genes, layer) -> tuple[Prepared, np.ndarray]:
-    """The section with other measured spots, and what was observed at the hidden ones, shape (hidden, genes)."""
-    sites, table, units = other.sites, other.table, other.expression.input_units
-    kept, hidden = kept[sites.order], hidden[sites.order]
-    expression = read_expression(table, sites, kept, layer=layer, units=units, genes=genes)
-    names = list(table.var_names[expression.columns])
-    both = read_expression(table, sites, kept | hidden, layer=layer, units=units, genes=names)
-    rows, positions = np.flatnonzero(kept), other.section.positions
-
-    def neighbours(train: np.ndarray, k: int) -> np.ndarray:
-        return spatial_neighbours(positions[rows[train]], sites.library[rows[train]], k)
-
-    section = replace(
-        other.section, measured=rows, expression=expression.values, depth=expression.depth, neighbours=neighbours
-    )
-    prepared = replace(other, is_measured=kept, expression=expression, section=section)
-    return prepared, both.values[hidden[kept | hidden]]
+def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:
+    """Which sites of a model are hidden and for it to predict: indices, ascending."""
+    return np.flatnonzero(hidden[part.prepared.sites.order] & part.predicts)
 
 
-def _score(case: Case, observed: np.ndarray, split: str, method: str, predicted: np.ndarray) -> pd.DataFrame:
-    """Scores of one method, one row per gene, in the order of ``var``."""
-    mean = case.section.expression.mean(0, dtype=np.float64)
-    scores = gene_scores(observed, predicted, mean)
-    columns = case.prepared.expression.columns
+def _compare(case: Case, methods: dict[str, Predict], layer: str | None, split: str) -> dict[str, list[pd.DataFrame]]:
+    """Scores of every method, a table per library."""
+    prepared, library = case.part.prepared, case.section.library[case.hidden]
+    sites, columns = prepared.sites, prepared.expression.columns
+    known, names = prepared.is_measured.copy(), list(prepared.table.var_names[columns])
+    known[case.hidden] = True
+    observed = read_expression(
+        prepared.table, sites, known, layer=layer, units=prepared.expression.input_units, genes=names
+    ).values[np.searchsorted(np.flatnonzero(known), case.hidden)]
+    predicted = {method: methods[method](case) for method in sorted(methods, key=OURS.__ne__)}  # ours trains networks
+    return {
+        method: [
+            _score(case, observed, split, method, predicted[method], library == code) for code in np.unique(library)
+        ]
+        for method in methods
+    }
+
+
+def _score(case: Case, observed: np.ndarray, split: str, method: str, predicted: np.ndarray, rows) -> pd.DataFrame:
+    """Scores of one method on some of the hidden sites, one row per gene, in the order of ``var``."""
+    observed, mean = observed[rows], case.means[rows]
+    scores = gene_scores(observed, predicted[rows], mean)
+    columns = case.part.prepared.expression.columns
     table = pd.DataFrame(
         {
             "split": split,
             "method": method,
-            "gene": case.prepared.table.var_names[columns],
+            "gene": case.part.prepared.table.var_names[columns],
             "mse": scores["mse"],
             "mse_mean": np.mean((observed - mean) ** 2, axis=0),
             "pearson": scores["pearson"],
+            "place": columns,
+            "n": len(observed),
         }
     )
     return table.iloc[np.argsort(columns)]
+
+
+def _join(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """One row per gene: squared errors over the spots of all libraries, Pearson as mean over libraries."""
+    if len(tables) == 1:
+        return tables[0].drop(columns=["place", "n"])
+    every = pd.concat(tables)
+    for name in ("mse", "mse_mean"):
+        every[name] *= every["n"]
+    by_gene = every.groupby("place", sort=True)
+    joined = by_gene.agg(dict.fromkeys(("split", "method", "gene"), "first"))
+    for name in ("mse", "mse_mean"):
+        joined[name] = by_gene[name].sum() / by_gene["n"].sum()
+    return joined.assign(pearson=by_gene["pearson"].mean())
 
 
 def _in_words(rows: list[pd.DataFrame]) -> str:

@@ -12,7 +12,7 @@ from snrmix.engine.conformal import LEVELS
 from snrmix.engine.folds import distance_to_measured
 from snrmix.expression import matrix_of, read_expression, read_mask
 from snrmix.sites import Sites, read_sites
-from snrmix.tl.interval import interval
+from snrmix.tl.interval import interval, models_of
 
 QUARTERS = 4
 SHALLOW_SHARE = 10
@@ -55,7 +55,8 @@ def coverage(
         spots and modelled genes, inside the interval), ``low`` and ``high`` (95 % band from resampling spots), ``width``
         (mean width of the interval), ``n_values``. Groups are ``"all"``; quarters of the spots by ``"distance"`` to the
         nearest measured spot, nearest first; quarters of the values by predicted ``"sd"``, smallest first; and for
-        counts, by ``"depth"``, the tenth of the spots that has the fewest.
+        counts, by ``"depth"``, the tenth of the spots that has the fewest; and where there are several, each
+        ``"library"``.
 
     Raises
     ------
@@ -75,18 +76,22 @@ def coverage(
     measured = read_mask(table, f"{key}_measured", f"{key}_measured")[sites.order]
     _check_unseen(table, sites, held, measured, key)
     observed, columns, depth = _observed(table, sites, held, measured, key, layer)
+    modelled = _modelled(table, key)[np.ix_(sites.order[held], columns)]
+    somewhere = modelled.any(0)
+    observed, columns, modelled = observed[:, somewhere], columns[somewhere], modelled[:, somewhere]
     block = np.ix_(sites.order[held], columns)
     distance = distance_to_measured(
         sites.lattice_positions, sites.library, np.flatnonzero(measured & ~held), np.flatnonzero(held)
     )
-    groups = list(_groups(distance, np.asarray(table.layers[f"{key}_sd"])[block], depth))
+    libraries = np.array(sites.libraries)[sites.library[held]]
+    groups = list(_groups(distance, np.asarray(table.layers[f"{key}_sd"])[block], depth, libraries))
     count = np.random.default_rng(0).multinomial(held.sum(), np.full(held.sum(), 1 / held.sum()), size=RESAMPLES)
     rows = []
     for level in np.atleast_1d(np.asarray(levels, dtype=float)):
         low, high = (end[block] for end in interval(data, float(level), key=key, table_key=table_key))
         inside, width = (low <= observed) & (observed <= high), high - low
         rows += [
-            {"by": by, "group": name, "level": level, **_share(inside, width, chosen, count)}
+            {"by": by, "group": name, "level": level, **_share(inside, width, chosen & modelled, count)}
             for by, name, chosen in groups
         ]
     return pd.DataFrame(rows).sort_values(["by", "group", "level"], kind="stable", ignore_index=True)
@@ -125,7 +130,17 @@ def _observed(table: AnnData, sites: Sites, held: np.ndarray, measured: np.ndarr
     return found.values[rows], found.columns, found.depth[rows] if record["input_units"] == "counts" else None
 
 
-def _groups(distance: np.ndarray, sd: np.ndarray, depth: np.ndarray | None) -> Iterator[tuple[str, str, np.ndarray]]:
+def _modelled(table: AnnData, key: str) -> np.ndarray:
+    """Which genes the model of each spot knows, bool, (n_obs, n_vars)."""
+    modelled = np.zeros(table.shape, bool)
+    for rows, group in models_of(table, key):
+        modelled[rows] = group >= 0
+    return modelled
+
+
+def _groups(
+    distance: np.ndarray, sd: np.ndarray, depth: np.ndarray | None, library: np.ndarray
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """What coverage is told apart by: name, group, and which values belong to it, bool, broadcastable to the values."""
     yield "all", "all", np.ones((len(distance), 1), bool)
     for quarter, chosen in enumerate(_quarters(distance), 1):
@@ -136,6 +151,9 @@ def _groups(distance: np.ndarray, sd: np.ndarray, depth: np.ndarray | None) -> I
         shallow = np.zeros(len(depth), bool)
         shallow[np.argsort(depth, kind="stable")[: len(depth) // SHALLOW_SHARE]] = True
         yield "depth", "shallowest tenth", shallow[:, None]
+    names = np.unique(library)
+    for name in names if len(names) > 1 else ():
+        yield "library", name, (library == name)[:, None]
 
 
 def _quarters(values: np.ndarray) -> list[np.ndarray]:

@@ -10,11 +10,12 @@ from scipy import sparse
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix._result import result_table
-from snrmix.engine.metrics import gene_scores, moran, spearman
+from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
 from snrmix.graph import spatial_neighbours
 from snrmix.sites import Sites, read_sites
+from snrmix.tl.interval import models_of
 
 MOST_GENES_AT_ONCE, VALUES_AT_ONCE = 512, 2**21  # bounds the memory of a step
 MIN_HELD_OUT = 10
@@ -63,8 +64,8 @@ def evaluate(
     Returns
     -------
     pandas.DataFrame
-        One row per modelled gene, in the order of ``var``. "The mean" predicts the mean of the measured spots, without
-        the spot itself where it is one of them.
+        One row per modelled gene, in the order of ``var``. "The mean" predicts the mean of the measured spots of
+        the library (of all where it has none), without the spot itself where it is one of them.
 
         ``mse``, ``mae``
             Mean squared and mean absolute error, in log units.
@@ -72,7 +73,7 @@ def evaluate(
             Squared error of the mean; ``mse`` as a share of it; 1 less that share (0 for a gene that never leaves the
             mean).
         ``pearson``, ``spearman``
-            Correlation over all held-out spots at once; 0 where either side is constant.
+            Correlation over held-out spots, mean over libraries; 0 where either side is constant.
         ``noise_known_depth``, ``noise_neighbour_depth``
             Variance of the sampling noise.
         ``explainable_known_depth``, ``explainable_neighbour_depth``
@@ -122,7 +123,7 @@ def evaluate(
         table, sites, observed, layer=layer, units=record["input_units"], genes=_modelled(table, key)
     )
     if record["fill"] == "unmeasured":
-        _check_still_the_same(predicted, sites, expression, observed, measured, key)
+        _check_still_the_same(table, predicted, sites, expression, observed, measured, key)
     wanted = _choose(table, sites, measured, expression, genes, layer)
     target = None if truth is None else _read_truth(table, truth, sites.order[held], expression.columns)
     counted = truth is None and expression.input_units == "counts"
@@ -169,11 +170,22 @@ def _modelled(table: AnnData, key: str) -> list[str]:
     return names
 
 
-def _check_still_the_same(predicted, sites, expression, observed, measured, key: str) -> None:
+def _modelled_at(table: AnnData, key: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Which genes the model of each row knows, bool, (rows, columns): a library may hardly have what others have."""
+    if f"{key}_model" not in table.obs:
+        return np.ones((len(rows), len(columns)), bool)
+    known = np.zeros((table.n_obs, len(columns)), bool)
+    for own, group in models_of(table, key):
+        known[own] = group[columns] >= 0
+    return known[rows]
+
+
+def _check_still_the_same(table, predicted, sites, expression, observed, measured, key: str) -> None:
     """The layer repeats the observed values of measured spots; after subsetting genes their normalisation differs."""
     few = np.flatnonzero(measured)[:50]
     now = expression.values[np.searchsorted(np.flatnonzero(observed), few)]
-    if not np.allclose(_dense(predicted, sites.order[few], expression.columns), now, atol=1e-3):
+    same = np.isclose(_dense(predicted, sites.order[few], expression.columns), now, atol=1e-3)
+    if not (same | ~_modelled_at(table, key, sites.order[few], expression.columns)).all():
         raise ValueError(
             f"the values of the measured spots are not those that {key!r} was imputed from: were genes removed, values "
             "changed, or is layer= another one? Scores would compare two normalisations; impute again."
@@ -242,16 +254,25 @@ class _Case:
         """Rows of ``expression`` of the held-out spots; only of the observed ones among them."""
         return np.flatnonzero(self.held[self.observed])
 
+    @property
+    def library(self) -> np.ndarray:
+        """Codes of the held-out spots."""
+        return self.sites.library[self.held]
+
     def values(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Target, prediction and the prediction of the mean at the held-out spots, float64, each (held, genes)."""
         expression, measured = self.expression.values[:, genes].astype(np.float64), self.measured[self.observed]
         target = expression[self.held_rows] if self.target is None else self.target[:, genes].astype(np.float64)
         columns = self.expression.columns[genes]
         predicted = _dense(self.predicted, self.sites.order[self.held], columns).astype(np.float64)
-        n, mean = measured.sum(), expression[measured].mean(0)
-        baseline = np.broadcast_to(mean, target.shape).copy()
-        own = expression[self.held[self.observed] & measured]
-        baseline[self.measured[self.held]] = (n * mean - own) / (n - 1)
+        baseline, library = np.empty_like(target), self.sites.library[self.observed]
+        for code in np.unique(self.library):
+            rows = measured & (library == code)
+            rows = rows if rows.sum() > 1 else measured
+            n, mean, held = rows.sum(), expression[rows].mean(0), self.library == code
+            baseline[held] = mean
+            own = expression[self.held[self.observed] & measured & (library == code)]
+            baseline[held & self.measured[self.held]] = (n * mean - own) / (n - 1)
         return target, predicted, baseline
 
     def noise(self) -> SamplingNoise | None:
@@ -280,9 +301,11 @@ def _by_gene(case: _Case, wanted: np.ndarray, table: AnnData) -> pd.DataFrame:
         genes = wanted[start : start + at_once]
         values = case.values(genes)
         noises = noise.of(case.expression.values[:, genes]) if noise else [np.full_like(values[0], np.nan)] * 2
-        everywhere.append(_scores(*values, *noises) | _rank_and_map_scores(*values[:2], neighbours))
+        everywhere.append(
+            _scores(*values, *noises, case.library) | _rank_and_map_scores(*values[:2], case.library, neighbours)
+        )
         if deep is not None:
-            at_depth.append(_scores(*(array[deep] for array in (*values, *noises))))
+            at_depth.append(_scores(*(array[deep] for array in (*values, *noises, case.library))))
     columns = case.expression.columns[wanted]
     scores = _table(everywhere, columns, table)
     without_shallow = _table(at_depth, columns, table) if at_depth else scores * np.nan
@@ -297,7 +320,7 @@ def _by_gene(case: _Case, wanted: np.ndarray, table: AnnData) -> pd.DataFrame:
     return scores
 
 
-def _scores(observed, predicted, baseline, known, neighbour) -> dict[str, np.ndarray]:
+def _scores(observed, predicted, baseline, known, neighbour, library) -> dict[str, np.ndarray]:
     """Scores that are computed with and without the shallowest spots, each of shape (genes,)."""
     scores = gene_scores(observed, predicted, baseline)
     reference = (baseline - observed) ** 2
@@ -309,7 +332,7 @@ def _scores(observed, predicted, baseline, known, neighbour) -> dict[str, np.nda
         "mse_mean": mse_mean,
         "mse_ratio": 1 - scores["explained"],
         "explained": scores["explained"],
-        "pearson": scores["pearson"],
+        "pearson": _within_libraries(pearson, observed, predicted, library),
     }
     for name, noise in zip(FLOORS, (known, neighbour), strict=True):
         found[f"noise_{name}"] = noise.mean(0)
@@ -317,9 +340,16 @@ def _scores(observed, predicted, baseline, known, neighbour) -> dict[str, np.nda
     return found
 
 
-def _rank_and_map_scores(observed, predicted, neighbours) -> dict[str, np.ndarray]:
+def _within_libraries(correlation, observed, predicted, library: np.ndarray) -> np.ndarray:
+    """Mean over libraries, but for those with few spots: differences between libraries are no merit of a map."""
+    codes, count = np.unique(library, return_counts=True)
+    rows = [library == code for code in codes[count >= min(MIN_HELD_OUT, count.max())]]
+    return np.mean([correlation(observed[own], predicted[own]) for own in rows], axis=0)
+
+
+def _rank_and_map_scores(observed, predicted, library, neighbours) -> dict[str, np.ndarray]:
     return {
-        "spearman": spearman(observed, predicted),
+        "spearman": _within_libraries(spearman, observed, predicted, library),
         "moran_observed": moran(observed, neighbours),
         "moran_predicted": moran(predicted, neighbours),
     }

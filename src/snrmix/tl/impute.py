@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device, write_cache
-from snrmix.engine.conformal import LEVELS
-from snrmix.engine.fit import SectionFit, Settings, fit_section
+from snrmix.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device
+from snrmix.engine.finetune import Finetuning
+from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import resolve_mixing
+from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.network import Training
-from snrmix.prepare import Prepared, prepare
+from snrmix.estimate import check_run
+from snrmix.images import resolve_encoder
+from snrmix.libraries import plan_models
+from snrmix.prepare import Source, read_source
+from snrmix.presets import apply_preset, given_arguments
 from snrmix.sites import read_table
-from snrmix.splits import choose_folds, settle_neighbours
-from snrmix.tl.write import UNITS, check_memory, full_layer, var_column, versions, writable
+from snrmix.splits import settle_neighbours
+from snrmix.tl.finetuning import finetuning_options
+from snrmix.tl.write import UNITS, Model, check_memory, library_scores, overall, write
 
 
 def impute(
@@ -34,6 +40,7 @@ def impute(
     encoder="efficientnet_lite0",
     scales=DEFAULT_SCALES,
     library_key: str | None = None,
+    share: bool = False,
     mix="snr",
     losses: Losses | None = None,
     kriging: bool = True,
@@ -48,6 +55,9 @@ def impute(
     accelerator: str = "auto",
     devices="auto",
     copy: bool = False,
+    finetune=False,
+    finetuning: Finetuning | None = None,
+    preset: str | None = None,
     **training,
 ):
     """Impute expression of a section from its histology and its measured spots.
@@ -65,7 +75,7 @@ def impute(
         log-normalised values, sparse or dense.
     measured
         Which spots have trustworthy expression: a boolean obs column, or a boolean array. ``None``: those with at least
-        one count and, where the column exists, ``in_tissue == 1``. Values of other spots never influence anything.
+        one count, no NaN and, where the column exists, ``in_tissue == 1``. Values of other spots never influence anything.
     layer
         Layer with the expression; ``None`` for ``X``.
     units
@@ -89,6 +99,10 @@ def impute(
     library_key
         obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
         SpatialData table. Spots of different libraries are never neighbours.
+    share
+        ``False``: each library has its own model, and its result is that of a call on this library alone. ``True``: one
+        model of all libraries. Either way, libraries without measured spots (with ``share=True`` also those with fewer
+        than 20) get a model of all measured ones, scored on whole libraries that it has not seen.
     mix
         ``"snr"``, ``"mixup"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
     losses
@@ -115,6 +129,12 @@ def impute(
         Seed. Row and gene order of ``data`` do not matter, and no global random state is touched.
     accelerator, devices
         As for ``lightning.Trainer``.
+    finetune
+        ``True`` trains the encoder too, on mixed patches; ``"last"`` its last block. See the page on fine-tuning.
+    finetuning
+        Options of that, see `snrmix.Finetuning`; single ones can also be given by name.
+    preset
+        ``"paper"`` or ``"authors_code"``: every setting of the published recipe. Arguments given beside it win.
     copy
         Return a modified copy of the AnnData (of the table, for SpatialData) and leave ``data`` alone.
     **training
@@ -140,11 +160,16 @@ def impute(
     ``var["snrmix_weight_network" | "snrmix_weight_kriging"]``
         Weights of the two in the stack, per gene.
     ``var["snrmix_calibration"]``
-        Which row of ``uns["snrmix"]["calibration"]`` a gene's intervals are made with; -1 for genes that were not modelled.
+        Which row of ``uns["snrmix"]["calibration"]`` a gene's intervals are made with; -1 for genes that were not
+        modelled. With several models it is in ``varm``, a column per name of ``uns["snrmix"]["models"]``.
     ``obs["snrmix_measured"]``
         Which spots were taken as measured.
+    ``obs["snrmix_model"]``
+        With several models, the one that predicts a spot: its library, ``"shared"``, or ``"other slides"``.
     ``uns["snrmix"]``
-        Parameters, seed, versions, units, image scale, training history and a table of scores of method and baselines.
+        Parameters, seed, versions, units, image scale, training history and a table of scores of method and baselines;
+        for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
+        libraries with measured spots, and a gene is reliable when it is so in every one of them.
     ``obsm["X_histology"]``
         The embedding, reused by the next call when image, encoder and scales are unchanged.
 
@@ -160,39 +185,58 @@ def impute(
     >>> adata.layers["snrmix"].shape == adata.shape
     True
     """
+    arguments = {**locals(), **training}
+    if preset is not None:
+        return _with_preset(**{name: value for name, value in arguments.items() if name != "training"})
     mixing, seed, device = resolve_mixing(mix), _seed(random_state), choose_device(accelerator)
-    options = training_options(
-        training, max_epochs=max_epochs, early_stopping=early_stopping, accelerator=accelerator, devices=devices
-    )
+    given = given_arguments(impute, arguments)
+    own = {name: given[name] for name in ("max_epochs", "early_stopping") if name in given}
+    run = {"accelerator": accelerator, "devices": devices}
+    encoder = resolve_encoder(encoder) if use_rep is None else None
+    tuning = finetuning_options(finetune, finetuning, {**training, **own, **run}, encoder, use_rep)
+    if tuning is None:
+        options = training_options(training, max_epochs=max_epochs, early_stopping=early_stopping, **run)
+        check_pixels(mixing)
+    else:
+        options = tuning
     losses = losses if losses is not None else Losses()
     if not isinstance(losses, Losses):
         raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    for name, value in (("kriging", kriging), ("early_stopping", early_stopping), ("copy", copy)):
+    for name, value in (("kriging", kriging), ("share", share), ("early_stopping", early_stopping), ("copy", copy)):
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name}={value!r} must be True or False.")
     table = read_table(data, table_key)
     _check_output(table, fill, key_added)
     check_memory(table)
-    prepared = prepare(
+    check = partial(
+        check_run, n_folds=n_folds, n_repeats=n_repeats, max_epochs=max_epochs, kriging=kriging, share=bool(share)
+    )
+    source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key, encoder=encoder,
-        scales=scales, device=device, need_features=not kriging,
+        scales=scales, device=device, need_features=not kriging or tuning is not None, check=check, finetuning=tuning,
     )  # fmt: skip
-    fill = choose_fill(fill, measured is not None, prepared.is_measured, n_folds)
-    folds = choose_folds(prepared, n_folds, n_repeats, validation, seed)
-    mixing = settle_neighbours(mixing, folds, chosen=not isinstance(mix, str))
-    settings = Settings(mixing, losses, options, kriging, seed, device)
-    fit = fit_section(prepared.section, folds, settings)
+    fill = choose_fill(fill, measured is not None, source.is_measured, n_folds)
+    settings = Settings(mixing, losses, options, kriging, seed, device, encoder and encoder.function)
+    parts = plan_models(source, bool(share), n_folds, n_repeats, validation, seed)
+    mixings = [settle_neighbours(mixing, part.folds, chosen=not isinstance(mix, str)) for part in parts]
+    models = []
+    for number, (part, mixing) in enumerate(zip(parts, mixings, strict=True), 1):
+        if len(parts) > 1:
+            logger.info("model %d of %d: %s.", number, len(parts), part.name)
+        models.append((part, part.fit(replace(settings, mixing=mixing))))
     parameters = {
         "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,
         "layer": layer or "X",
         "units": units,
         "genes": genes if isinstance(genes, int | str) else None if genes is None else "list",
         "use_rep": use_rep,
-        "encoder": prepared.embedding.record["encoder"] if prepared.embedding else None,
-        "mix": mixing,
+        "encoder": source.embedding.record["encoder"] if source.embedding else None,
+        "share": bool(share),
+        "mix": mixings[0] if len(parts) == 1 else settings.mixing,
         "losses": losses,
         "kriging": kriging,
+        "finetune": finetune,
         "training": options,
         "n_folds": n_folds,
         "n_repeats": n_repeats,
@@ -200,10 +244,19 @@ def impute(
         "fill": fill,
         "random_state": seed,
     }
-    result = prepared.table.copy() if copy else prepared.table
-    write(result, prepared, fit, fill, key_added, parameters)
-    report(prepared, fit, key_added, fill)
+    result = source.table.copy() if copy else source.table
+    write(result, source, models, fill, key_added, parameters)
+    report(source, models, key_added, fill)
     return result if copy else None
+
+
+def _with_preset(data, preset: str, **arguments):
+    """Run with a preset, and record its name."""
+    chosen = apply_preset(preset, given_arguments(impute, arguments))
+    result = impute(data, **chosen)
+    table = read_table(data, arguments["table_key"]) if result is None else result
+    table.uns[arguments["key_added"]]["parameters"]["preset"] = preset
+    return result
 
 
 def training_options(extra: dict, **given) -> Training:
@@ -261,80 +314,28 @@ def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -
     return fill
 
 
-def write(table, prepared: Prepared, fit: SectionFit, fill: str, key: str, parameters: dict) -> None:
-    """Write results and provenance; everything is computed before the first assignment."""
-    sites, expression, section = prepared.sites, prepared.expression, prepared.section
-    blocks = [section.measured, section.unmeasured]
-    observed = fill == "unmeasured"
-    values = [section.expression if observed else fit.out_of_fold, fit.predicted]
-    sds = [np.zeros_like(section.expression) if observed else fit.out_of_fold_sd, fit.predicted_sd]
-    layers = {
-        key: full_layer(table, sites, expression, blocks, values, expression.means),
-        f"{key}_sd": full_layer(table, sites, expression, blocks, sds, expression.spreads),
-    }
-    columns = {name: var_column(table, expression, fit.genes[name].to_numpy()) for name in fit.genes}
-    columns["modelled"] = var_column(table, expression, np.ones(len(expression.columns), bool))
-    columns["calibration"] = var_column(table, expression, fit.calibration.group, missing=-1)
-    record = writable(
-        {
-            "parameters": parameters,
-            "versions": versions(),
-            "units": UNITS[expression.input_units],
-            "input_units": expression.input_units,
-            "fill": fill,
-            "image": image_record(prepared),
-            "history": fit.network.fitted.history if fit.network is not None else {},
-            "scores": fit.scores,
-            "n_spots_scored": len(fit.scored),
-            "calibration": {"low": fit.calibration.low, "high": fit.calibration.high, "levels": LEVELS},
-            **fit.record,
-        }
-    )
-    for name, values in layers.items():
-        table.layers[name] = values
-    for name in ("weight_network", "weight_kriging"):  # of an earlier call that had both
-        table.var.drop(columns=f"{key}_{name}", errors="ignore", inplace=True)
-    for name, column in columns.items():
-        table.var[f"{key}_{name}"] = column
-    table.obs[f"{key}_measured"] = sites.to_rows(prepared.is_measured)
-    table.uns[key] = record
-    if prepared.embedding is not None:
-        write_cache(table, sites, prepared.embedding)
-
-
-def image_record(prepared: Prepared) -> dict:
-    """Scale of the section and sizes of the patches."""
-    sites, embedding = prepared.sites, prepared.embedding
-    record = {
-        "libraries": list(sites.libraries),
-        "um_per_px": sites.um_per_px,
-        "pitch": sites.pitch,
-        "scale_known": bool(np.isfinite(sites.um_per_px).all()),
-    }
-    if embedding is not None:
-        record |= {name: embedding.record[name] for name in ("scales", "patch_side")}
-    return record
-
-
-def report(prepared: Prepared, fit: SectionFit, key: str, fill: str) -> None:
+def report(source: Source, models: list[Model], key: str, fill: str) -> None:
     """Say what was written, and how far to trust it."""
-    scores, expression = fit.scores["mse_ratio"], prepared.expression
+    genes, methods = overall(models)
+    scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
     baseline = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].idxmin()
     logger.info(
         "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median; "
-        "%d of %d genes are reliably better than every baseline.",
-        scores["snrmix"], baseline, scores[baseline], fit.genes["pearson"].median(),
-        fit.genes["reliable"].sum(), len(fit.genes),
+        "%d of %d genes are reliably better than every baseline%s.",
+        scores["snrmix"], baseline, scores[baseline], genes["pearson"].median(), genes["reliable"].sum(), len(genes),
+        " (means over libraries; reliable in each)" if several else "",
     )  # fmt: skip
     if scores["snrmix"] >= scores[baseline]:
         logger.warning("this is no better than %s here; see uns[%r]['scores'].", baseline, key)
-    if len(expression.mean_columns):
-        logger.info(
-            "%d genes are seen in too few measured spots to be modelled and got their mean.",
-            len(expression.mean_columns),
-        )
+    for part, fit in models:
+        if len(models) > 1:
+            ratio, pearson = fit.scores.loc["snrmix", ["mse_ratio", "pearson"]]
+            logger.info("%s: MSE %.3f of the mean's, mean Pearson %.2f (%s).", part.name, ratio, pearson, part.kind)
+        rare = len(part.prepared.expression.mean_columns)
+        if rare:
+            logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
     logger.info(
         "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r.",
-        key, len(expression.columns), len(prepared.section.measured), len(prepared.section.unmeasured),
-        UNITS[expression.input_units], fill,
+        key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
+        UNITS[models[0][0].prepared.expression.input_units], fill,
     )  # fmt: skip

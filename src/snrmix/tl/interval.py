@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from anndata import AnnData
 
 from snrmix._result import result_table
 from snrmix.engine.conformal import NORMAL_90
@@ -37,7 +38,7 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
     from scipy.stats import norm
 
     table = result_table(data, key, table_key)
-    calibration, group = table.uns[key]["calibration"], table.var[f"{key}_calibration"].to_numpy()
+    calibration = table.uns[key]["calibration"]
     levels = np.asarray(calibration["levels"])
     if not levels[0] <= level <= levels[-1]:
         raise ValueError(f"level={level!r} must lie between {levels[0]} and {levels[-1]}.")
@@ -50,6 +51,18 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
     ends = []
     for side, sign in (("low", -1), ("high", 1)):
         # Genes that were not modelled, group -1, have no residuals of their own: their sd is taken as normal.
-        sds = np.append(quantiles(side, level) / half_width, sign * norm.ppf((1 + level) / 2))
-        ends.append(np.maximum(values + sds[group].astype(np.float32) * sd, 0))
+        sds = np.append(quantiles(side, level) / half_width, sign * norm.ppf((1 + level) / 2)).astype(np.float32)
+        end = np.empty_like(values)
+        for rows, group in models_of(table, key):
+            end[rows] = np.maximum(values[rows] + sds[group] * sd[rows], 0)
+        ends.append(end)
     return tuple(ends)
+
+
+def models_of(table: AnnData, key: str) -> list[tuple[np.ndarray | slice, np.ndarray]]:
+    """Rows that a model predicted, and which row of the calibration it has for every gene, -1 where it has none."""
+    if f"{key}_model" not in table.obs:
+        return [(slice(None), table.var[f"{key}_calibration"].to_numpy())]
+    model, groups = table.obs[f"{key}_model"].to_numpy(str), np.asarray(table.varm[f"{key}_calibration"])
+    names = np.atleast_1d(table.uns[key]["models"])
+    return [(np.flatnonzero(model == name), group) for name, group in zip(names, groups.T, strict=True)]

@@ -7,8 +7,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from snrmix.expression import Expression
-from snrmix.sites import Sites
+from snrmix.embedding import write_cache
+from snrmix.engine.conformal import LEVELS
+from snrmix.engine.fit import Scores, SectionFit
+from snrmix.libraries import Part
+from snrmix.prepare import Source
 
 PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
 UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
@@ -33,38 +36,203 @@ def check_memory(table: AnnData, copies: int = 2) -> None:
         )
 
 
-def full_layer(
-    table: AnnData,
-    sites: Sites,
-    expression: Expression,
-    rows: list[np.ndarray],
-    values: list[np.ndarray],
-    not_modelled: np.ndarray,
-) -> np.ndarray:
-    """A layer of the table's shape from values of the modelled genes; NaN for genes that were left out.
-
-    Parameters
-    ----------
-    rows, values
-        Blocks: site indices, and values of shape (len(rows), modelled genes).
-    not_modelled
-        Given to every site for genes that are seen too rarely.
-    """
-    layer = np.full(table.shape, np.nan, np.float32)
-    for block_rows, block in zip(rows, values, strict=True):
-        layer[np.ix_(sites.order[block_rows], expression.columns)] = block
-    layer[:, expression.mean_columns] = not_modelled
-    return layer
+Model = tuple[Part, SectionFit]
 
 
-def var_column(table: AnnData, expression: Expression, values: np.ndarray, missing=None) -> np.ndarray:
-    """A var column from values of the modelled genes; elsewhere ``missing``, by default NaN or False."""
+def write(table: AnnData, source: Source, models: list[Model], fill: str, key: str, parameters: dict) -> None:
+    """Write results and provenance; everything is computed before the first assignment."""
+    layers = full_layers(table.shape, models, fill)
+    columns = gene_columns(table.n_vars, models)
+    several = len(models) > 1
+    low, high = (np.concatenate([getattr(fit.calibration, side) for _, fit in models]) for side in ("low", "high"))
+    group = calibration_groups(table.n_vars, models)
+    units = models[0][0].prepared.expression.input_units
+    record = {
+        "parameters": parameters,
+        "versions": versions(),
+        "units": UNITS[units],
+        "input_units": units,
+        "fill": fill,
+        "image": image_record(source),
+        "history": stacked_history(models),
+        "scores": overall(models)[1],
+        "n_spots_scored": sum(len(fit.scored) for part, fit in scored_models(models)),
+        "calibration": {"low": low, "high": high, "levels": LEVELS},
+        **({"models": [part.name for part, _ in models]} if several else models[0][1].record),
+    }
+    if len(source.sites.libraries) > 1:
+        record["libraries"] = {
+            name.replace("/", "|"): library_record(table, part, fit, name)
+            for part, fit in models
+            for name in part.libraries
+        }
+    record = writable(record)
+    model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
+
+    remove_earlier(table, key)
+    for name, values in zip((key, f"{key}_sd"), layers, strict=True):
+        table.layers[name] = values
+    for name, column in columns.items():
+        table.var[f"{key}_{name}"] = column
+    if several:
+        table.obs[f"{key}_model"] = model_of
+        table.varm[f"{key}_calibration"] = group
+    else:
+        table.var[f"{key}_calibration"] = group[:, 0]
+    table.obs[f"{key}_measured"] = source.sites.to_rows(source.is_measured)
+    table.uns[key] = record
+    if source.embedding is not None:
+        write_cache(table, source.sites, source.embedding)
+
+
+def remove_earlier(table: AnnData, key: str) -> None:
+    """Remove what an earlier call wrote and this one may not."""
+    table.var.drop(
+        columns=[f"{key}_{n}" for n in ("weight_network", "weight_kriging", "calibration")],
+        errors="ignore",
+        inplace=True,
+    )
+    table.obs.drop(columns=f"{key}_model", errors="ignore", inplace=True)
+    if f"{key}_calibration" in table.varm:
+        del table.varm[f"{key}_calibration"]
+
+
+def full_layers(shape: tuple[int, int], models: list[Model], fill: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values and their sd, float32, of the table's shape; NaN for genes that were left out."""
+    layers = values, sds = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    for part, fit in models:
+        section, expression, order = part.prepared.section, part.prepared.expression, part.prepared.sites.order
+        if fill == "unmeasured":
+            at_measured = section.expression, np.zeros_like(section.expression)
+        else:
+            at_measured = fit.out_of_fold, fit.out_of_fold_sd
+        elsewhere, rare = (fit.predicted, fit.predicted_sd), (expression.means, expression.spreads)
+        for layer, observed, predicted, constant in zip(layers, at_measured, elsewhere, rare, strict=True):
+            for rows, block in ((section.measured, observed), (section.unmeasured, predicted)):
+                own = part.predicts[rows]
+                block = block if own.all() else block[own]
+                layer[np.ix_(order[rows[own]], expression.columns)] = block
+            layer[np.ix_(order[part.predicts], expression.mean_columns)] = constant
+    return values, sds
+
+
+def scored_models(models: list[Model]) -> list[Model]:
+    """Those that hold out spots of the libraries they predict; all, where there are none."""
+    return [model for model in models if not model[0].elsewhere] or models
+
+
+def library_scores(models: list[Model]) -> list[tuple[Part, Scores]]:
+    """Scores of each library with measured spots, by its own or the shared model."""
+    return [(part, scores) for part, fit in scored_models(models) for scores in fit.by_library.values()]
+
+
+def overall(models: list[Model]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores per gene, by its column in the table, and per method: means over libraries, see `gene_columns`."""
+    found = library_scores(models)
+    genes = [scores.genes.set_axis(part.prepared.expression.columns) for part, scores in found]
+    methods = [scores.methods for _, scores in found]
+    if len(found) == 1:
+        return genes[0], methods[0]
+    known = pd.Index(np.unique(np.concatenate([one.index for one in genes])))
+    stacked = np.stack([one.reindex(known).to_numpy(float) for one in genes])
+    mean = pd.DataFrame(np.nanmean(stacked, axis=0), known, genes[0].columns)
+    mean["reliable"] = np.logical_and.reduce([one["reliable"].reindex(known, fill_value=False) for one in genes])
+    return mean, sum(methods) / len(methods)
+
+
+def gene_columns(n_vars: int, models: list[Model]) -> dict[str, np.ndarray]:
+    """Columns of ``var``: means over the libraries in which a gene was modelled; reliable where it is so in all."""
+    genes = overall(models)[0]
+    columns = genes.index.to_numpy()
+    found = {name: var_column(n_vars, columns, genes[name].to_numpy()) for name in genes}
+    return {**found, "modelled": var_column(n_vars, columns, np.ones(len(columns), bool))}
+
+
+def var_column(n_vars: int, columns: np.ndarray, values: np.ndarray, missing=None) -> np.ndarray:
+    """A var column from values of some genes; elsewhere ``missing``, by default NaN or False."""
     values = np.asarray(values)
     if missing is None:
         missing = False if values.dtype == bool else np.nan
-    column = np.full(table.n_vars, missing, dtype=values.dtype if values.dtype.kind in "bi" else float)
-    column[expression.columns] = values
+    column = np.full(n_vars, missing, dtype=values.dtype if values.dtype.kind in "bi" else float)
+    column[columns] = values
     return column
+
+
+def calibration_groups(n_vars: int, models: list[Model]) -> np.ndarray:
+    """Which row of the stacked quantiles a gene's intervals are made with, (n_vars, models); -1 where not modelled."""
+    groups, first = [], 0
+    for part, fit in models:
+        group = fit.calibration.group + first
+        groups.append(var_column(n_vars, part.prepared.expression.columns, group, missing=-1))
+        first += len(fit.calibration.low)
+    return np.column_stack(groups)
+
+
+def predicted_by(n_obs: int, models: list[Model]) -> np.ndarray:
+    """Name of the model of every row."""
+    names = np.empty(n_obs, dtype=object)
+    for part, _ in models:
+        names[part.prepared.sites.order[part.predicts]] = part.name
+    return names
+
+
+def stacked_history(models: list[Model]) -> dict[str, np.ndarray]:
+    """Training of the networks of all models, (networks, epochs), NaN after a model's last epoch."""
+    histories = [fit.network.history for _, fit in models if fit.network is not None]
+    if len(histories) < 2:
+        return histories[0] if histories else {}
+    epochs = max(history["train_loss"].shape[1] for history in histories)
+    found = {"best_epoch": np.concatenate([history["best_epoch"] for history in histories])}
+    for name in ("train_loss", "validation_mse"):
+        curves = [
+            np.pad(h[name].astype(float), ((0, 0), (0, epochs - h[name].shape[1])), constant_values=np.nan)
+            for h in histories
+        ]
+        found[name] = np.concatenate(curves)
+    return found
+
+
+def library_record(table: AnnData, part: Part, fit: SectionFit, name: str) -> dict:
+    """What ``uns`` keeps of one library: how good its predictions are, and what they rest on."""
+    sites = part.prepared.sites
+    scores = fit.by_library.get(sites.libraries.index(name)) if not part.elsewhere else None
+    genes, methods = (scores.genes, scores.methods) if scores else (fit.genes, fit.scores)
+    n_spots = scores.n_spots if scores else sum(each.n_spots for each in fit.by_library.values())
+    record = {
+        "model": part.name,
+        "kind": part.kind,
+        "genes": genes.set_axis(table.var_names[part.prepared.expression.columns].rename("gene")),
+        "scores": methods,
+        "n_spots_scored": n_spots,
+        "history": fit.network.history if fit.network is not None else {},
+        **fit.record,
+    }
+    if part.elsewhere:
+        held_out = {sites.libraries[code]: scores for code, scores in fit.by_library.items()}
+        rows = [
+            {
+                "mse_ratio": s.methods["mse_ratio"]["snrmix"],
+                "pearson": s.methods["pearson"]["snrmix"],
+                "n_spots": s.n_spots,
+            }
+            for s in held_out.values()
+        ]
+        record["held_out"] = pd.DataFrame(rows, pd.Index(held_out, name="library"))
+    return record
+
+
+def image_record(source: Source) -> dict:
+    """Scale of the section and sizes of the patches."""
+    sites, embedding = source.sites, source.embedding
+    record = {
+        "libraries": list(sites.libraries),
+        "um_per_px": sites.um_per_px,
+        "pitch": sites.pitch,
+        "scale_known": bool(np.isfinite(sites.um_per_px).all()),
+    }
+    if embedding is not None:
+        record |= {name: embedding.record[name] for name in ("scales", "patch_side")}
+    return record
 
 
 def writable(value):

@@ -1,0 +1,106 @@
+"""Several slides in one object: a model of each against a shared one, and slides that have an image alone.
+
+python benchmarks/several_slides.py --seeds 0 1 2
+python benchmarks/several_slides.py --groups mine=section_1,section_2,section_3
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import anndata
+import numpy as np
+import pandas as pd
+from sections import SECTIONS, add_options, embed, load, machine, write_table
+
+import snrmix
+
+GROUPS = {
+    "MOB": ("st_mob_1", "st_mob_2"),
+    "HER2 C": ("st_her2_C2", "st_her2_C3"),
+    "HER2": ("st_her2_B4", "st_her2_C2", "st_her2_C3"),
+}
+HIDDEN = (0.5, 0.8)
+
+
+def main() -> None:
+    """Measure every group, and write two tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_options(parser)
+    parser.add_argument("--groups", nargs="+", help="names=section,section,... (default: sister sections)")
+    options = parser.parse_args()
+    groups = GROUPS
+    if options.groups:
+        groups = {name: tuple(members.split(",")) for name, members in (g.split("=") for g in options.groups)}
+    shared, alone = [], []
+    for name, members in groups.items():
+        slides = load_group(members, options)
+        for share in HIDDEN:
+            shared.append({"slides": name, "hidden": f"{share:.0%}", **compare(slides, share, options)})
+            print(shared[-1], flush=True)
+        for slide in slides.obs["library_id"].unique():
+            alone.append({"slides": name, **predict(slides, slide, options)})
+            print(alone[-1], flush=True)
+    seeds = ", ".join(map(str, options.seeds))
+    note = f"{options.genes} genes of highest mean on measured spots; snrmix {snrmix.__version__} on {machine()}."
+    title = (
+        "A model of each slide, or a shared one: MSE / MSE of the slide's mean on hidden spots, and shared less own on the "
+        "same spots ± standard error over seeds; below 0, sharing is better."
+    )
+    print("\n" + write_table(pd.DataFrame(shared), options.out / "several_slides", title, f"Seeds {seeds}; {note}"))
+    title = (
+        "Slides that have an image alone: what was claimed from the measured slides, and what is true on the slide. With "
+        "one measured slide, the claim comes from regions of that slide."
+    )
+    print("\n" + write_table(pd.DataFrame(alone), options.out / "image_alone", title, note))
+
+
+def load_group(members, options) -> anndata.AnnData:
+    """Sections in one object, embedded, with the genes they have in common."""
+    sections = {}
+    for member in members:
+        section = load(member, options.data, None)[0]
+        name = SECTIONS.get(member, member)
+        (entry,) = section.uns["spatial"].values()
+        section.uns = {"spatial": {name: entry}}
+        section.obs_names = f"{name}-" + section.obs_names
+        section.obs = section.obs[[c for c in ("array_row", "array_col") if c in section.obs]]
+        sections[name] = section
+    slides = anndata.concat(sections, label="library_id", uns_merge="unique")
+    embed(slides, {}, options.cache / f"{'+'.join(members)}.h5ad")
+    return slides
+
+
+def compare(slides, share: float, options) -> dict:
+    """Errors of own and shared models on the same hidden spots."""
+    splits = [{"share": share, "random_state": seed} for seed in options.seeds]
+    ratio = {}
+    for name, together in (("own", False), ("shared", True)):
+        result = snrmix.tl.benchmark(slides, ["snrmix"], splits=splits, genes=options.genes, share=together)
+        sums = result.groupby("split", observed=True)[["mse", "mse_mean"]].sum()
+        ratio[name] = (sums["mse"] / sums["mse_mean"]).to_numpy()
+    difference = ratio["shared"] - ratio["own"]
+    error = f" ± {difference.std(ddof=1) / np.sqrt(len(difference)):.3f}" if len(difference) > 1 else ""
+    return {name: values.mean() for name, values in ratio.items()} | {"difference": f"{difference.mean():+.3f}{error}"}
+
+
+def predict(slides, slide: str, options) -> dict:
+    """Claimed and true scores of a slide without measured spots."""
+    hidden = (slides.obs["library_id"] == slide).to_numpy()
+    result = snrmix.tl.impute(slides, measured=~hidden, genes=options.genes, copy=True)
+    record = result.uns["snrmix"]["libraries"][slide]
+    true = snrmix.tl.evaluate(result, hidden).attrs["overall"]
+    claimed = record["scores"].loc["snrmix"]
+    return {
+        "without measured spots": slide,
+        "scored by": record["kind"],
+        "MSE ratio claimed": claimed["mse_ratio"],
+        "true": true["mse_ratio"],
+        "Pearson claimed": claimed["pearson"],
+        "true Pearson": true["pearson_mean"],
+        "90 % intervals hold": snrmix.tl.coverage(result, hidden, levels=[0.9])["observed"][0],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""Networks that are trained end to end on mixed patches, one after the other."""
+
+from __future__ import annotations
+
+import copy
+import numbers
+from dataclasses import dataclass
+
+import lightning
+import numpy as np
+import torch
+
+from snrmix._log import logger, quiet
+from snrmix._names import listing
+from snrmix.engine.blocks import checkpoint_blocks, trained_parameters
+from snrmix.engine.crossfit import Section, join_folds, partner_table
+from snrmix.engine.finetuner import Finetuner
+from snrmix.engine.folds import Fold
+from snrmix.engine.losses import Losses
+from snrmix.engine.mix import Mixing
+from snrmix.engine.network import Progress
+from snrmix.engine.patch_network import CHUNK, PatchNetwork, encode_scales, predict
+from snrmix.engine.patches import PatchStore, to_float
+from snrmix.engine.scaling import standard_scale
+from snrmix.engine.targets import Targets, make_targets
+
+PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # of the first head, per feature
+CHOICES = {"part": ("all", "last"), "start": ("ridge", "zero"), "precision": ("auto", "bf16", "fp32")}
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How an encoder is trained together with a linear head.
+
+    Batch norms keep the statistics that they come with: a batch of mixed patches of one section is too small and too
+    uniform to estimate them, and a patch must not depend on those beside it.
+
+    Parameters
+    ----------
+    part
+        ``"all"`` parameters of the encoder, or those of the ``"last"`` block and what follows it.
+    max_epochs, early_stopping, patience
+        As in `snrmix.Training`.
+    batch_size
+        Spots per step; with their partners and mixtures, three times as many patches pass the encoder.
+    learning_rate, head_learning_rate, min_learning_rate
+        Of AdamW, for the encoder (the publication takes 3e-5 for a large transformer) and for the head: a linear rise
+        over ``warm_up`` steps, then a cosine that ends at ``min_learning_rate`` for the encoder, and at the same share
+        for the head.
+    weight_decay, betas, eps
+        Of AdamW. Biases and norms do not decay.
+    weight_average
+        Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
+    clip
+        Largest norm of the gradient; ``None``: any.
+    dropout
+        Share of the features that is dropped before the head, the same ones for a spot, its partner and their mixture.
+    start
+        The first head: ``"ridge"`` regression on the features of the untrained encoder, or ``"zero"``.
+    augment
+        Turn and flip the patches of every pair, both partners alike, by one of the eight symmetries of the square.
+    precision
+        ``"bf16"`` (autocast of the encoder), ``"fp32"``, or ``"auto"``: bf16 on a GPU that has it.
+    checkpointing
+        Keep less for the backward pass and compute it again: larger batches fit, for one more forward pass a step.
+    compile
+        Use ``torch.compile``.
+    size
+        Side of the patches in pixels; ``None``: what the encoder is made for.
+    folder
+        Where patches go that do not fit in memory; ``None``: the folder for temporary files of the system.
+    accelerator, devices, progress
+        As in `snrmix.Training`.
+
+    Raises
+    ------
+    ValueError
+        For a value out of range.
+    """
+
+    part: str = "all"
+    max_epochs: int = 30
+    early_stopping: bool = True
+    patience: int = 8
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    head_learning_rate: float = 5e-4
+    min_learning_rate: float = 1e-7
+    warm_up: int = 10
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_average: float = 0.95
+    clip: float | None = 1.0
+    dropout: float = 0.2
+    start: str = "ridge"
+    augment: bool = True
+    precision: str = "auto"
+    checkpointing: bool = False
+    compile: bool = False
+    size: int | None = None
+    folder: str | None = None
+    accelerator: str = "auto"
+    devices: object = "auto"
+    progress: bool = True
+
+    def __post_init__(self):
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {listing(known)}.")
+        for name, least in {"max_epochs": 1, "patience": 1, "batch_size": 2, "warm_up": 0, "size": 1}.items():
+            value = getattr(self, name)
+            if value is None and name == "size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number from {least} up.")
+        for name in ("learning_rate", "head_learning_rate", "eps", *(["clip"] if self.clip is not None else [])):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be positive.")
+        one = self.devices == "auto" or (isinstance(self.devices, list | tuple) and len(self.devices) == 1)
+        if not one and (isinstance(self.devices, bool) or self.devices != 1):
+            raise ValueError(f"devices={self.devices!r}: one device trains all networks; use 'auto', 1 or [index].")
+        if not 0 <= self.min_learning_rate <= self.learning_rate:
+            raise ValueError(f"min_learning_rate={self.min_learning_rate!r} must lie between 0 and learning_rate.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
+        if not 0 <= self.weight_average < 1:
+            raise ValueError(f"weight_average={self.weight_average!r} must lie between 0 and 1, and be less than 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
+
+
+@dataclass(frozen=True)
+class FinetunedFit:
+    """Fine-tuned networks of all folds with the targets they predict, and their out-of-fold predictions.
+
+    Parameters
+    ----------
+    encoder
+        As it came; every network changes some of its parameters.
+    weights
+        Of every network: the parameters of a `PatchNetwork` that training changed, its centre and inverse scale.
+    targets
+        Of every network.
+    out_of_fold
+        float32, shape (measured, genes); NaN where a spot was never held out.
+    history
+        ``train_loss`` and ``validation_mse``, (K, epochs), NaN after a network has stopped, and ``best_epoch``, (K,).
+    options
+        What the networks were trained with.
+    """
+
+    encoder: torch.nn.Module
+    weights: list[dict[str, torch.Tensor]]
+    targets: list[Targets]
+    out_of_fold: np.ndarray
+    history: dict[str, np.ndarray]
+    options: Finetuning
+
+    def predict(self, patches: PatchStore) -> np.ndarray:
+        """Mean of the networks' predictions, float32, shape (len(patches), genes)."""
+        device = make_trainer(self.options).strategy.root_device
+        read, rows = patches.reader(device), torch.arange(len(patches))
+        total = np.zeros((len(patches), len(self.targets[0].mean)), np.float32)
+        for weights, target in zip(self.weights, self.targets, strict=True):
+            parts = (weights[name] for name in ("centre", "inverse_scale", "weight", "bias"))
+            network = PatchNetwork(self.encoder, *parts, self.options.precision).to(device).eval()
+            weights = {name: value.to(device) for name, value in weights.items()}
+            outputs = predict(network, weights, read, rows.to(device))
+            total += target.to_genes(outputs.cpu().numpy())
+        self.encoder.cpu()
+        return total / len(self.targets)
+
+
+def fit_finetuned(
+    section: Section, patches: PatchStore, folds: list[Fold], encoder: torch.nn.Module, mixing: Mixing, losses: Losses,
+    options: Finetuning, seed: int,
+) -> FinetunedFit:  # fmt: skip
+    """Cross-fit networks that are trained end to end, each from the same encoder.
+
+    Every network keeps the weights of the epoch with the least error on its held-out spots. Their own predictions are taken
+    half by half from the epoch that the other half chose, see `snrmix.engine.network.Selection`.
+
+    Parameters
+    ----------
+    section, folds
+        As in `snrmix.engine.crossfit.fit_network`; features of the section are not used.
+    patches
+        Of all sites of the section.
+    encoder
+        From float RGB in 0..1, (b, 3, size, size), to features (b, d). It is copied, and left as it is.
+    mixing, losses, options
+        The strategy, the weights of the loss terms, and how to train.
+    seed
+        Seed of all randomness; torch's global state is left as it was.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an encoder that cannot be trained, or whose output is not (patches, features) and finite.
+    """
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    check_encoder(encoder, type(encoder).__name__)
+    if len(patches) != len(section.library):
+        raise ValueError(f"there are patches of {len(patches)} sites, but the section has {len(section.library)}.")
+    encoder, own = copy.deepcopy(encoder).cpu().eval(), patches[section.measured]
+    weights, targets, held_out = [], [], []
+    history = {"train_loss": [], "validation_mse": [], "best_epoch": []}
+    with isolate_rng():
+        features = first_features(encoder, own, options)
+        trained = trained_parameters(encoder, options.part == "last", example(own))
+        _report(encoder, trained, own, options)
+        for k, fold in enumerate(folds):
+            own_seed = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
+            torch.manual_seed(own_seed)  # for dropout inside the encoder
+            target = make_targets(section.expression, fold.train)
+            library = section.library[section.measured]
+            table = partner_table([target], [fold], section.neighbours, mixing, own_seed, library)
+            network = first_network(encoder, trained, features, target, fold, options)
+            module = Finetuner(network, own, target, fold, table, mixing, losses, options, own_seed)
+            with quiet("lightning.pytorch", "lightning.fabric"):
+                make_trainer(options, [Progress(options.max_epochs)] if options.progress else []).fit(module)
+            selection, module.selection = module.selection, None
+            kept = selection.kept[0] | {"centre": network.centre, "inverse_scale": network.inverse_scale}
+            weights.append({name: value.cpu() for name, value in kept.items()})
+            targets.append(target)
+            held_out.append(selection.held_out[0].cpu().numpy())
+            history["train_loss"].append(module.train_loss)
+            history["validation_mse"].append(np.ravel(selection.curve))
+            history["best_epoch"].append(selection.best_epoch)
+    history = {
+        "train_loss": _padded(history["train_loss"]),
+        "validation_mse": _padded(history["validation_mse"]),
+        "best_epoch": np.concatenate(history["best_epoch"]),
+    }
+    out_of_fold = join_folds(section.expression.shape, folds, targets, held_out)
+    return FinetunedFit(encoder, weights, targets, out_of_fold, history, options)
+
+
+def check_encoder(encoder, name: str) -> None:
+    """Refuse what has nothing to train.
+
+    Raises
+    ------
+    TypeError
+        For anything but a ``torch.nn.Module`` with parameters.
+    """
+    if not isinstance(encoder, torch.nn.Module) or not any(True for _ in encoder.parameters()):
+        raise TypeError(
+            f"encoder {name!r} has no parameters to fine-tune: use finetune=False, or an encoder that is a torch.nn.Module "
+            "with parameters."
+        )
+
+
+def first_features(encoder: torch.nn.Module, patches: PatchStore, options: Finetuning) -> np.ndarray:
+    """Features of the untrained encoder, float32, shape (n, scales x d), checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an encoder whose output is not (patches, features) and finite.
+    """
+    with torch.no_grad():
+        few = encoder(example(patches))
+    if not isinstance(few, torch.Tensor) or few.ndim != 2 or len(few) != len(example(patches)):
+        shape = tuple(few.shape) if isinstance(few, torch.Tensor) else type(few).__name__
+        raise ValueError(
+            f"{type(encoder).__name__} returned {shape}; expected a tensor (patches, features): pool over the image."
+        )
+    device = make_trainer(options).strategy.root_device
+    read, parts = patches.reader(device), []
+    encoder.to(device)
+    with torch.no_grad():
+        for rows in torch.arange(len(patches)).split(CHUNK):
+            parts.append(encode_scales(encoder, to_float(read(rows)), options.precision).cpu())
+    encoder.cpu()
+    features = torch.cat(parts).numpy()
+    if not np.isfinite(features).all():
+        raise ValueError(f"{type(encoder).__name__} returned values that are not finite (NaN or infinity).")
+    return features
+
+
+def first_network(
+    encoder: torch.nn.Module, trained: list[str], features: np.ndarray, target: Targets, fold: Fold, options: Finetuning
+) -> PatchNetwork:
+    """A copy of the encoder, and a head that starts from what its features are worth as they are."""
+    encoder = copy.deepcopy(encoder)
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_(name in trained)
+    if options.checkpointing:
+        checkpoint_blocks(encoder)
+    centre, inverse_scale = standard_scale(features, fold.train)
+    weight = np.zeros((features.shape[1], target.values.shape[1]), np.float32)
+    bias = np.zeros(target.values.shape[1], np.float32)
+    if options.start == "ridge":
+        from sklearn.linear_model import RidgeCV
+
+        scaled = ((features[fold.train] - centre) * inverse_scale).astype(np.float64)
+        ridge = RidgeCV(PENALTIES * features.shape[1]).fit(scaled, target.values[fold.train])
+        weight[:], bias[:] = ridge.coef_.reshape(weight.shape[::-1]).T, ridge.intercept_
+    return PatchNetwork(encoder, centre, inverse_scale, weight, bias, options.precision)
+
+
+def make_trainer(options: Finetuning, callbacks: list | None = None) -> lightning.Trainer:
+    """A trainer that leaves no files."""
+    with quiet("lightning.pytorch", "lightning.fabric"):
+        return lightning.Trainer(
+            max_epochs=options.max_epochs,
+            accelerator=options.accelerator,
+            devices=1 if options.devices == "auto" else options.devices,
+            gradient_clip_val=options.clip,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+
+def example(patches: PatchStore) -> torch.Tensor:
+    """Two patches as an encoder takes them, on the CPU."""
+    return to_float(patches.reader(torch.device("cpu"))(torch.arange(2)))[:, 0]
+
+
+def _report(encoder: torch.nn.Module, trained: list[str], patches: PatchStore, options: Finetuning) -> None:
+    sizes = {name: parameter.numel() for name, parameter in encoder.named_parameters()}
+    logger.info(
+        "fine-tuning %s of %s parameters of the encoder on %d spots (%d px, %d scale(s)) for up to %d epochs.",
+        f"{sum(sizes[name] for name in trained):,}", f"{sum(sizes.values()):,}", len(patches), patches.size,
+        patches.scales, options.max_epochs,
+    )  # fmt: skip
+
+
+def _padded(rows: list) -> np.ndarray:
+    """Curves of unequal length as an array, NaN after their end."""
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return table

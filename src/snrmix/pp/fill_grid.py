@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import copy
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from snrmix._log import logger
+from snrmix._names import listing
+from snrmix.embedding import CACHE_KEY
+from snrmix.expression import read_measured
+from snrmix.grid import ADJACENT, BRIDGE, BYTES_PER_PLACE, Grid, between, count_places, far_from, fit_grid, places
+from snrmix.images.tissue import tissue_mask
+from snrmix.lattice import ADDED
+from snrmix.prepare import has_image
+from snrmix.sites import Sites, read_sites, read_table
+
+SPOT = 0.25  # radius of what must be tissue, in pitches: about a spot of Visium
+ON_TISSUE = 0.5  # share of it
+
+
+@dataclass(frozen=True)
+class _Added:
+    """New sites, sorted by library: positions, shape (m, 2), index into the libraries, shape (m,), and names."""
+
+    positions: np.ndarray
+    library: np.ndarray
+    names: pd.Index
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def fill_grid(
+    data,
+    factor: int | None = None,
+    *,
+    spacing_um: float | None = None,
+    measured=None,
+    layer: str | None = None,
+    image=None,
+    image_key: str | None = None,
+    um_per_px: float | None = None,
+    table_key: str | None = None,
+    library_key: str | None = None,
+    key_added: str = "measured",
+):
+    """Add unmeasured sites between the measured ones and where sites are missing, on tissue only.
+
+    The new sites lie on the array that ``array_row`` and ``array_col`` tell, at ``factor`` times its density along each
+    direction, and within its rows and columns; they follow its rotation and its irregularities. Sites without
+    ``array_row`` and ``array_col``, such as cells, get a regular hexagonal grid. Places less than half a spacing away
+    from a site are left out. A place is on tissue when the image shows tissue on half of the disc around it, of radius a
+    quarter of the pitch, or when it lies among adjacent sites with ``in_tissue == 1``. Without any image it is when it
+    lies among the sites (where the column exists, those with ``in_tissue == 1``), in gaps of at most one missing site.
+
+    Parameters
+    ----------
+    data
+        AnnData or SpatialData; it is never changed.
+    factor
+        Whole number from 2 up. 2 puts a site halfway between any two neighbours: four times as many sites.
+    spacing_um
+        Instead of ``factor``: distance between neighbouring sites in micrometres, on an array at most its pitch. The
+        pitch itself adds only what is missing.
+    measured, layer
+        As in `snrmix.tl.impute`. ``None``: ``obs[key_added]`` where it exists, else spots with at least one count and,
+        where the column exists, ``in_tissue == 1``.
+    image, image_key, um_per_px, table_key, library_key
+        As in `snrmix.tl.impute`.
+    key_added
+        Name of the column that says which sites are measured.
+
+    Returns
+    -------
+    A new AnnData, or a new SpatialData that shares the images with ``data``. The sites of ``data`` come first, as they
+    were. At added sites
+
+    ``X``, ``layers``, ``raw``
+        0; sparse matrices stay sparse.
+    ``obs[key_added]``, ``obs["snrmix_added"]``
+        ``False`` and ``True``.
+    ``obs["in_tissue"]``, the columns of the library and of the region
+        1, and those of the library.
+    other columns of ``obs``, ``array_row`` and ``array_col`` among them
+        ``False`` in boolean columns, else missing: whole numbers become floating.
+    ``obsm["spatial"]``
+        Their positions. Other dense arrays of ``obsm`` are NaN, sparse ones 0.
+
+    Names tell library and position. Graphs in ``obsp``, ``obsm["X_histology"]`` and results of `snrmix.tl.impute` do
+    not know the new sites and are left out. A SpatialData gets the shapes of the new sites too, each that of the
+    nearest site, moved.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        For a factor or spacing out of range, both or neither; micrometres that are not known; more sites than memory
+        holds; regions that are no shapes; and what `snrmix.tl.impute` refuses in positions and images.
+
+    Examples
+    --------
+    >>> adata = snrmix.datasets.synthetic_tissue()
+    >>> dense = snrmix.pp.fill_grid(adata, factor=2)
+    >>> snrmix.tl.impute(dense, measured="measured")
+    """
+    _check(factor, spacing_um, key_added)
+    table = read_table(data, table_key)
+    if data is not table:
+        _check_regions(data, table)
+    with_images = image is not None or image_key is not None or has_image(data, table)
+    sites = read_sites(
+        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
+        with_images=with_images,
+    )  # fmt: skip
+    if measured is None and key_added in table.obs:
+        measured = key_added
+    is_measured = read_measured(table, measured, layer)
+    if not with_images:
+        logger.warning("no image: sites are added only between the sites there are, and in gaps of one missing site.")
+    added = _find(table, sites, factor, spacing_um)
+    if not len(added):
+        logger.warning("there is no place for another site: the result has those of data.")
+    grown = _grow(data, table, sites, added, library_key)
+    grown.obs[key_added] = np.append(is_measured, np.zeros(len(added), bool))
+    previous = table.obs[ADDED].to_numpy(bool) if ADDED in table.obs else np.zeros(table.n_obs, bool)
+    grown.obs[ADDED] = np.append(previous, np.ones(len(added), bool))
+    logger.info("added %d sites to %d, %d of which are measured.", len(added), table.n_obs, is_measured.sum())
+    return grown if data is table else _grow_spatialdata(data, table, grown, sites, added)
+
+
+def _check(factor, spacing_um, key_added) -> None:
+    if (factor is None) == (spacing_um is None):
+        raise ValueError("pass one of factor= (2 halves the distance between sites) and spacing_um=.")
+    if factor is not None and (isinstance(factor, bool) or not isinstance(factor, numbers.Integral) or not 2 <= factor):
+        raise ValueError(
+            f"factor={factor!r} must be a whole number from 2 up; to add only missing sites of the array, pass its "
+            "pitch as spacing_um=."
+        )
+    if spacing_um is not None and (
+        isinstance(spacing_um, bool) or not isinstance(spacing_um, numbers.Real) or not 0 < spacing_um < np.inf
+    ):
+        raise ValueError(
+            f"spacing_um={spacing_um!r} must be a positive number: micrometres between neighbouring sites."
+        )
+    if not isinstance(key_added, str) or not key_added or "/" in key_added or key_added == ADDED:
+        raise ValueError(f"key_added={key_added!r} must be a name without '/', and other than {ADDED!r}.")
+
+
+def _check_regions(sdata, table: AnnData) -> None:
+    attrs = table.uns.get("spatialdata_attrs", {})
+    regions = table.obs[attrs["region_key"]].astype(str).unique() if attrs else []
+    for region in regions:
+        if region in sdata.labels:
+            raise ValueError(
+                f"region {region!r} is made of labels, to which no sites can be added: turn them into shapes with "
+                f"spatialdata.to_circles, and let the table annotate those."
+            )
+
+
+def _find(table: AnnData, sites: Sites, factor: int | None, spacing_um: float | None) -> _Added:
+    """Places for new sites, library by library."""
+    annotation = [table.obs.iloc[sites.order[sites.library == code]] for code in range(len(sites.libraries))]
+    grids = [
+        fit_grid(sites.positions[sites.library == code], obs, sites.pitch[code]) for code, obs in enumerate(annotation)
+    ]
+    ratios = [_ratio(sites, code, grid.is_array, factor, spacing_um) for code, grid in enumerate(grids)]
+    n_places = sum(count_places(grid, ratio) for grid, ratio in zip(grids, ratios, strict=True))
+    _check_memory(n_places, BYTES_PER_PLACE, "places to look at need")
+    found = [_find_in(sites, code, annotation[code], grid, ratios[code]) for code, grid in enumerate(grids)]
+    n = table.n_obs + sum(map(len, found))
+    _check_memory(n, 4 * table.n_vars * (2 + _n_dense(table)), f"sites of {table.n_vars} genes need, once imputed,")
+    library = np.repeat(np.arange(len(found)), [len(positions) for positions in found])
+    names = [
+        name
+        for code, positions in enumerate(found)
+        for name in _names(sites.libraries[code], positions, sites.pitch[code] / ratios[code])
+    ]
+    return _Added(np.concatenate(found), library, pd.Index(names, dtype=table.obs_names.dtype))
+
+
+def _ratio(sites: Sites, code: int, is_array: bool, factor: int | None, spacing_um: float | None) -> float:
+    """How many of the new spacings are one pitch."""
+    if factor is not None:
+        return float(factor)
+    library, um = sites.libraries[code], sites.um_per_px[code]
+    if np.isnan(um):
+        raise ValueError(
+            f"spacing_um={spacing_um} needs micrometres per pixel, which are unknown for library {library!r}: pass "
+            "um_per_px=, or factor= instead."
+        )
+    ratio = sites.pitch[code] * um / spacing_um
+    if is_array and ratio < 0.99:
+        raise ValueError(
+            f"spacing_um={spacing_um} is larger than the pitch of library {library!r}, {sites.pitch[code] * um:.4g} um; "
+            "pass at most that."
+        )
+    return round(ratio) if abs(ratio - round(ratio)) < 0.02 * ratio else ratio  # the pitch is a measurement
+
+
+def _find_in(sites: Sites, code: int, obs: pd.DataFrame, grid: Grid, ratio: float) -> np.ndarray:
+    own, pitch = sites.positions[sites.library == code], sites.pitch[code]
+    positions = places(grid, ratio)
+    positions = positions[far_from(positions, own, 0.5 * pitch / ratio)]
+    is_annotated = "in_tissue" in obs
+    on_tissue = pd.to_numeric(obs["in_tissue"], errors="coerce").to_numpy() == 1 if is_annotated else slice(None)
+    if not sites.images:
+        return positions[between(positions, own[on_tissue], BRIDGE)]
+    chosen = tissue_mask(sites.images[code]).at(positions, SPOT * pitch) >= ON_TISSUE
+    if is_annotated:  # pale tissue such as fat, which the image alone does not tell from glass
+        chosen |= between(positions, own[on_tissue], ADJACENT)
+    return positions[chosen]
+
+
+def _names(library: str, positions: np.ndarray, spacing: float) -> list[str]:
+    """Names from library and position, to a hundredth of the spacing, so that they are unique."""
+    digits = max(0, int(np.ceil(2 - np.log10(spacing))))
+    return [f"{library}_{x:.{digits}f}_{y:.{digits}f}" for x, y in positions]
+
+
+def _n_dense(table: AnnData) -> int:
+    matrices = [table.X, *(table.layers[name] for name in table.layers.keys() if name is not None)]
+    return sum(isinstance(matrix, np.ndarray) for matrix in matrices)
+
+
+def _check_memory(n: int, bytes_each: int, what: str) -> None:
+    import psutil
+
+    needed, free = n * bytes_each, psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        raise ValueError(
+            f"{n} {what} {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: choose a smaller factor= or a "
+            "larger spacing_um=, or subset to the genes you want first: adata = adata[:, genes].copy()."
+        )
+
+
+def _grow(data, table: AnnData, sites: Sites, added: _Added, library_key: str | None) -> AnnData:
+    """The table with more rows; results that do not know these are left out."""
+    m, ours = len(added), _results(table)
+    stale = {CACHE_KEY, *(f"{key}{end}" for key in ours for end in ("", "_sd"))}
+    names = table.obs_names.append(added.names)
+    obsm = {
+        key: _longer(table.obsm[key], m, np.nan, names)
+        for key in table.obsm.keys()
+        if key not in {CACHE_KEY, "spatial"}
+    }
+    if "spatial" in table.obsm:
+        obsm["spatial"] = np.concatenate([np.asarray(table.obsm["spatial"]), _stored_positions(table, sites, added)])
+    uns = {key: value for key, value in table.uns.items() if key not in stale and not _is_graph(value)}
+    grown = AnnData(
+        _longer(table.X, m, 0, names) if table.X is not None else None,
+        obs=_longer_obs(data, table, sites, added, library_key, names),
+        var=table.var.copy(),
+        uns=copy.deepcopy(uns),
+        obsm=obsm,
+        varm={key: copy.copy(table.varm[key]) for key in table.varm.keys()},
+        varp={key: table.varp[key].copy() for key in table.varp.keys()},
+        layers={
+            key: _longer(table.layers[key], m, 0, names)
+            for key in table.layers.keys()
+            if key is not None and key not in stale
+        },
+    )
+    if table.raw is not None:
+        grown.raw = AnnData(_longer(table.raw.X, m, 0, names), obs=pd.DataFrame(index=names), var=table.raw.var.copy())
+    dropped = [*table.obsp.keys(), *(key for key in stale if key in table.obsm or key in table.layers)]
+    if dropped:
+        logger.info("left out, because they do not know the added sites: %s.", listing(sorted(dropped)))
+    return grown
+
+
+def _results(table: AnnData) -> list[str]:
+    """Names of earlier results of `snrmix.tl.impute`."""
+    return [key for key, value in table.uns.items() if isinstance(value, Mapping) and "calibration" in value]
+
+
+def _is_graph(value) -> bool:
+    return isinstance(value, Mapping) and "connectivities_key" in value
+
+
+def _longer(values, m: int, fill, names: pd.Index):
+    """Rows of ``fill`` (of zeros, where sparse) after those of an array, of the same kind."""
+    if isinstance(values, pd.DataFrame):
+        return values.reindex(names)
+    if sparse.issparse(values):
+        empty = type(values)((m, values.shape[1]), dtype=values.dtype)
+        return sparse.vstack([values, empty], format=values.format)
+    dtype = np.result_type(values.dtype, np.float32) if fill != 0 and values.dtype.kind in "biu" else values.dtype
+    if hasattr(values, "dask"):
+        import dask.array as da
+
+        return da.concatenate([values.astype(dtype), da.full((m, *values.shape[1:]), fill, dtype=dtype)])
+    return np.concatenate([np.asarray(values, dtype), np.full((m, *values.shape[1:]), fill, dtype)])
+
+
+def _longer_obs(data, table, sites: Sites, added: _Added, library_key: str | None, names: pd.Index) -> pd.DataFrame:
+    """What is known of the added sites: their library, and that they are on tissue."""
+    attrs = table.uns.get("spatialdata_attrs", {}) if data is not table else {}
+    of_library = {library_key, attrs.get("region_key"), "library_id"}
+    like = sites.order[np.searchsorted(sites.library, added.library)]  # a row of the same library
+    columns = {}
+    for name, column in table.obs.items():
+        known = None
+        if name in of_library:
+            known = column.iloc[like]
+        elif name == attrs.get("instance_key"):
+            known = pd.Series(_new_instances(data, column, added))
+        elif name == "in_tissue" and column.dtype.kind in "biu":
+            known = pd.Series(np.ones(len(added)), dtype=column.dtype)
+        elif column.dtype == bool:
+            known = pd.Series(np.zeros(len(added), bool))
+        columns[name] = column.reindex(names) if known is None else pd.concat([column, known]).set_axis(names)
+    return pd.DataFrame(columns, index=names)
+
+
+def _stored_positions(table: AnnData, sites: Sites, added: _Added) -> np.ndarray:
+    """Positions in ``obsm["spatial"]``, which for a SpatialData may be in another frame than the sites'."""
+    stored = np.asarray(table.obsm["spatial"], float)[sites.order]
+    if np.array_equal(stored, sites.positions):
+        return added.positions
+    positions = np.full((len(added), *stored.shape[1:]), np.nan)
+    for code, pitch in enumerate(sites.pitch):
+        rows, new = sites.library == code, added.library == code
+        change = _affine(sites.positions[rows], stored[rows])
+        if np.abs(change(sites.positions[rows]) - stored[rows]).max() < 0.01 * np.abs(change(pitch * np.eye(2))).max():
+            positions[new] = change(added.positions[new])
+    return positions
+
+
+def _affine(source: np.ndarray, target: np.ndarray):
+    """The affine map between two frames, from the same points in both."""
+    matrix, *_ = np.linalg.lstsq(np.column_stack([source, np.ones(len(source))]), target, rcond=None)
+    return lambda points: np.column_stack([points, np.ones(len(points))]) @ matrix
+
+
+def _new_instances(sdata, column: pd.Series, added: _Added) -> np.ndarray:
+    """Names of the added shapes: numbers after those in use, or the names of the sites."""
+    if column.dtype.kind not in "iu":
+        return added.names.to_numpy()
+    indices = [shapes.index for shapes in sdata.shapes.values()]
+    largest = max(int(index.max()) for index in [pd.Index(column), *indices] if index.dtype.kind in "iu" and len(index))
+    return (largest + 1 + np.arange(len(added))).astype(column.dtype)
+
+
+def _grow_spatialdata(sdata, table: AnnData, grown: AnnData, sites: Sites, added: _Added):
+    """A new SpatialData with the shapes of the added sites; all else is shared."""
+    from spatialdata import SpatialData
+    from spatialdata.models import TableModel
+
+    attrs = table.uns["spatialdata_attrs"]
+    regions, instances = grown.obs[attrs["region_key"]].astype(str), grown.obs[attrs["instance_key"]]
+    positions = np.concatenate([sites.to_rows(sites.positions), added.positions])
+    is_new = np.arange(grown.n_obs) >= table.n_obs
+    shapes = dict(sdata.shapes)
+    for region in sorted(set(regions[is_new])):
+        old, new = (regions == region) & ~is_new, (regions == region) & is_new
+        shapes[region] = _more_shapes(sdata[region], instances[old], instances[new], positions[old], positions[new])
+    tables = {name: grown if other is table else other for name, other in sdata.tables.items()}
+    TableModel().validate(grown)
+    return SpatialData(
+        images=dict(sdata.images), labels=dict(sdata.labels), points=dict(sdata.points), shapes=shapes, tables=tables,
+        attrs=copy.deepcopy(sdata.attrs),
+    )  # fmt: skip
+
+
+def _more_shapes(element, old: pd.Series, new: pd.Series, old_positions: np.ndarray, new_positions: np.ndarray):
+    """Shapes of a region, and those of new sites: each is the shape of the nearest site, moved."""
+    import geopandas as gpd
+    import shapely
+    from scipy.spatial import cKDTree
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import get_transformation
+
+    templates = element.loc[old.to_numpy()]
+    centres = shapely.get_coordinates(shapely.centroid(templates.geometry.to_numpy()))
+    nearest = cKDTree(old_positions).query(new_positions)[1]
+    moves = _affine(old_positions, centres)(new_positions) - centres[nearest]
+    geometry = templates.geometry.to_numpy()[nearest]
+    moves = np.repeat(moves, shapely.get_num_coordinates(geometry), axis=0)
+    geometry = shapely.set_coordinates(geometry.copy(), shapely.get_coordinates(geometry) + moves)
+    columns = {"radius": templates["radius"].to_numpy()[nearest]} if "radius" in templates else {}
+    index = pd.Index(new.to_numpy(), name=element.index.name)
+    longer = pd.concat([element, gpd.GeoDataFrame(columns, geometry=geometry, index=index, crs=element.crs)])
+    return ShapesModel.parse(longer, transformations=dict(get_transformation(element, get_all=True)))

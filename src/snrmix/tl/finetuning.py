@@ -1,0 +1,58 @@
+"""What `snrmix.tl.impute` is told about fine-tuning, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
+from snrmix._names import closest, listing
+from snrmix.engine.finetune import Finetuning, check_encoder
+from snrmix.images import Encoder
+
+
+def finetuning_options(
+    finetune, finetuning: Finetuning | None, extra: Mapping, encoder: Encoder, use_rep: str | None = None
+) -> Finetuning | None:
+    """How to fine-tune; ``None``: not at all.
+
+    Parameters
+    ----------
+    finetune
+        ``False``, ``True`` (all parameters, or what ``finetuning`` says), or ``"last"`` (the last block).
+    finetuning
+        Options; ``None``: their defaults.
+    extra
+        Single options by name, which win over ``finetuning``.
+    encoder
+        What would be trained.
+    use_rep
+        Features in place of an image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For options that are unknown or do not fit, an encoder that has nothing to train, or features without pixels.
+    """
+    if finetuning is not None and not isinstance(finetuning, Finetuning):
+        raise TypeError(f"finetuning must be a snrmix.Finetuning, not {type(finetuning).__name__}.")
+    if finetune is False:
+        if finetuning is not None:
+            raise ValueError("finetuning= has no effect with finetune=False; pass finetune=True or finetune='last'.")
+        return None
+    if finetune is not True and not (isinstance(finetune, str) and finetune == "last"):
+        raise ValueError(f"finetune={finetune!r}; choose False, True or 'last'.")
+    if use_rep is not None:
+        raise ValueError(
+            f"finetune={finetune!r} needs pixels, but use_rep={use_rep!r} are features: pass image= and encoder= instead of "
+            "use_rep=, or finetune=False."
+        )
+    check_encoder(encoder.function, encoder.name)
+    known = [field.name for field in fields(Finetuning)]
+    for name in extra:
+        if name not in known:
+            raise TypeError(
+                f"impute() got an unexpected keyword argument {name!r}.{closest(name, known)} Finetuning options: "
+                f"{listing(known, 30)}."
+            )
+    part = {"part": "last"} if finetune == "last" else {}
+    return replace(finetuning or Finetuning(), **{**extra, **part})
