@@ -203,6 +203,14 @@ def test_components_stand_for_many_genes(monkeypatch):
     assert np.median(agreement) > 0.98 and np.quantile(agreement, 0.02) > 0.9
 
 
+def test_folds_of_unequal_size_have_as_many_components():
+    section = linear(n=51, genes=600)
+    folds = k_folds(51, 2)
+    assert len({len(fold.train) for fold in folds}) == 2
+    fitted = fit(section, folds, max_epochs=1)
+    assert [target.basis.shape for target in fitted.targets] == [(24, 600)] * 2
+
+
 # Selection
 
 

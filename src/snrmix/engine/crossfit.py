@@ -21,7 +21,7 @@ from snrmix.engine.mix import (
 )
 from snrmix.engine.network import Fitted, Training, fit_networks, forward
 from snrmix.engine.patches import PatchStore
-from snrmix.engine.targets import Targets, make_targets
+from snrmix.engine.targets import COMPONENTS, Targets, make_targets
 
 CHUNK = 8192  # sites predicted at once
 
@@ -116,7 +116,8 @@ def fit_network(
         See `snrmix.engine.network.fit_networks`.
     """
     check_pixels(mixing)
-    targets = [make_targets(section.expression, fold.train) for fold in folds]
+    most = min(COMPONENTS, *(len(fold.train) - 1 for fold in folds))
+    targets = [make_targets(section.expression, fold.train, most) for fold in folds]
     table = partner_table(targets, folds, section.neighbours, mixing, seed, section.library[section.measured])
     features = section.features[section.measured]
     fitted = fit_networks(features, targets, folds, table, mixing, losses, options, seed)

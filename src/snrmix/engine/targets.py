@@ -41,7 +41,7 @@ class Targets:
         return (predicted if self.basis is None else predicted @ self.basis) + self.mean
 
 
-def make_targets(expression: np.ndarray, train: np.ndarray) -> Targets:
+def make_targets(expression: np.ndarray, train: np.ndarray, most: int = COMPONENTS) -> Targets:
     """Fit centre, scale and (for many genes) components on the training spots alone.
 
     Parameters
@@ -50,20 +50,22 @@ def make_targets(expression: np.ndarray, train: np.ndarray) -> Targets:
         float32, shape (n, genes), log units.
     train
         Indices of the training spots.
+    most
+        Number of components, where there are so many: networks that are trained together need as many each.
     """
     mean = expression[train].mean(0)
     centred = expression - mean
     basis = None
     if expression.shape[1] > WIDEST or expression.size > MOST_VALUES:
-        basis = _leading_components(centred[train])
+        basis = _leading_components(centred[train], most)
         centred = centred @ basis.T
     scale = max(float(np.sqrt(np.mean(centred[train] ** 2, dtype=np.float64))), 1e-6)
     return Targets(centred / np.float32(scale), mean, scale, basis)
 
 
-def _leading_components(centred: np.ndarray) -> np.ndarray:
+def _leading_components(centred: np.ndarray, most: int) -> np.ndarray:
     """Principal axes of the training spots, float32, shape (components, genes)."""
-    rank = min(COMPONENTS, len(centred) - 1, centred.shape[1])
+    rank = min(most, len(centred) - 1, centred.shape[1])
     if centred.shape[1] <= WIDEST:
         return np.ascontiguousarray(leading_directions(centred, rank).T, dtype=np.float32)
     from sklearn.utils.extmath import randomized_svd
