@@ -226,6 +226,16 @@ def um_per_px_of_zero(adata, folder):
     return {"um_per_px": 0}
 
 
+@refused(KeyError, "um_per_px= has no entry for library 'synthetic'", "it has 'a'", "one number for all")
+def um_per_px_missing_for_a_library(adata, folder):
+    return {"um_per_px": {"a": 0.5}}
+
+
+@refused(ValueError, "um_per_px=-1", "positive number")
+def um_per_px_of_a_library_negative(adata, folder):
+    return {"um_per_px": {"synthetic": -1}}
+
+
 @refused(ValueError, "um_per_px='0.5'", "positive number")
 def um_per_px_as_text(adata, folder):
     return {"um_per_px": "0.5"}
@@ -323,9 +333,15 @@ def measured_column_with_missing_values(adata, folder):
     return {"measured": "measured"}
 
 
-@refused(TypeError, "measured must be boolean", "not int64")
+@refused(TypeError, "measured must be boolean", "not int64", "measured=adata.obs['x'] == 1")
 def measured_of_integers(adata, folder):
     return {"measured": half(adata).astype(int)}
+
+
+@refused(TypeError, "obs['measured'] must be boolean, not int64", "measured=adata.obs['measured'] == 1")
+def measured_column_of_integers(adata, folder):
+    adata.obs["measured"] = half(adata).astype(int)
+    return {"measured": "measured"}
 
 
 @refused(TypeError, "measured must be boolean", "not float")
@@ -390,6 +406,13 @@ def negative_values(adata, folder):
     return {}
 
 
+@refused(ValueError, "negative values of X in 117 measured spots", "look scaled", "with layer=")
+def scaled_values(adata, folder):
+    values = adata.X.toarray()
+    adata.X = (values - values.mean(0)) / (values.std(0) + 1)
+    return {"measured": np.ones(adata.n_obs, bool)}
+
+
 @refused(KeyError, "layer='count'", "not in layers", "Did you mean 'counts'")
 def layer_missing(adata, folder):
     adata.layers["counts"] = adata.X.copy()
@@ -438,6 +461,11 @@ def duplicate_spot_names(adata, folder):
 @refused(KeyError, "1 of 2 genes are not in var_names", "'GLAND_1'", "Did you mean 'GLAND_01'")
 def genes_not_found(adata, folder):
     return {"genes": ["GLAND_1", "FAT_01"]}
+
+
+@refused(KeyError, "3 of 3 genes are not in var_names: 'ALPHA', 'BETA', 'GLAND_1' (Did you mean 'GLAND_01'")
+def several_genes_not_found(adata, folder):
+    return {"genes": ["GLAND_1", "ALPHA", "BETA"]}
 
 
 @refused(KeyError, "genes='GLAND_01' is not in var", "genes=['GLAND_01']")
@@ -521,7 +549,7 @@ def validation_column_missing(adata, folder):
     return {"n_folds": 1, "validation": "held_out", "measured": half(adata)}
 
 
-@refused(TypeError, "obs['some'] must be boolean, not int64", "validation=adata.obs['x']")
+@refused(TypeError, "obs['some'] must be boolean, not int64", "validation=adata.obs['some'] == 1")
 def validation_column_of_numbers(adata, folder):
     adata.obs["some"] = 1
     return {"n_folds": 1, "validation": "some", "measured": half(adata)}

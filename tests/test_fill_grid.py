@@ -181,6 +181,7 @@ def test_sites_that_were_there_keep_everything(tissue, assert_unchanged):
     tissue.obs["passed"] = np.arange(tissue.n_obs) % 2 == 0
     tissue.obs["cluster"] = pd.Categorical(np.arange(tissue.n_obs) % 3)
     tissue.obs["text"] = [f"spot {i}" for i in range(tissue.n_obs)]
+    tissue.obs["seen"] = pd.array(np.arange(tissue.n_obs) % 2 == 0, dtype="boolean")
     tissue.obs["nullable"] = pd.array(np.arange(tissue.n_obs), dtype="Int64")
     tissue.obsm["X_pca"] = np.ones((tissue.n_obs, 3), np.float32)
     tissue.obsm["frame"] = pd.DataFrame({"a": np.ones(tissue.n_obs)}, index=tissue.obs_names)
@@ -196,15 +197,16 @@ def test_sites_that_were_there_keep_everything(tissue, assert_unchanged):
     assert list(old.obs_names) == list(tissue.obs_names) and filled.obs_names.is_unique
     assert filled.X.format == "csc" and filled.X.dtype == tissue.X.dtype and new.X.nnz == 0
     np.testing.assert_array_equal(old.X.toarray(), tissue.X.toarray())
-    for name in ("truth", "dense"):
+    for name, fill in (("truth", np.nan), ("dense", 0)):
         assert filled.layers[name].dtype == tissue.layers[name].dtype
         np.testing.assert_array_equal(old.layers[name], tissue.layers[name])
-        assert (new.layers[name] == 0).all()
+        np.testing.assert_array_equal(new.layers[name], np.full(new.shape, fill))
     pd.testing.assert_frame_equal(old.obs[tissue.obs.columns], tissue.obs, check_dtype=False)
-    kept = ["passed", "cluster", "text", "nullable", "score", "library_id", "in_tissue"]
+    kept = ["passed", "seen", "cluster", "text", "nullable", "score", "library_id", "in_tissue"]
     assert (filled.obs.dtypes[kept] == tissue.obs.dtypes[kept]).all()
     assert new.obs[["total", "score", "cluster", "text", "nullable", "array_row", "array_col"]].isna().all(axis=None)
-    assert not new.obs["passed"].any() and (new.obs["in_tissue"] == 1).all()
+    assert not new.obs[["passed", "seen"]].any(axis=None) and not new.obs["seen"].isna().any()
+    assert (new.obs["in_tissue"] == 1).all()
     assert (new.obs["library_id"] == "synthetic").all()
     assert old.obs["measured"].all() and not new.obs["measured"].any()
     assert filled.obs["measured"].dtype == filled.obs["snrmix_added"].dtype == bool
@@ -268,13 +270,17 @@ def test_undetected_bins_are_there_and_unmeasured(tissue):
 
 
 def test_what_does_not_know_the_new_sites_is_left_out(tissue, impute, caplog):
+    columns = set(tissue.obs), set(tissue.var), set(tissue.varm)
     impute(tissue)
+    impute(tissue, key_added="second")
+    tissue.varm["second_calibration"] = np.zeros((tissue.n_vars, 2))
     tissue.obsp["graph_connectivities"] = sparse.eye_array(tissue.n_obs).tocsr()
     tissue.uns["graph_neighbors"] = {"connectivities_key": "graph_connectivities"}
     with caplog.at_level(logging.INFO, logger="snrmix"):
         filled = fill_grid(tissue, 2)
     assert set(filled.layers.keys()) - {None} == {"truth"}
     assert set(filled.uns) == {"spatial"} and not list(filled.obsp) and set(filled.obsm) == {"spatial"}
+    assert (set(filled.obs) - {"measured", "snrmix_added"}, set(filled.var), set(filled.varm)) == columns
     assert "left out, because they do not know the added sites" in caplog.text
     impute(filled, measured="measured")
     assert filled.obsm["X_histology"].shape[0] == filled.n_obs
@@ -525,3 +531,23 @@ def test_pitch_stays_without_array_coordinates(tissue, impute):
     impute(tissue)
     impute(filled, measured="measured")
     np.testing.assert_allclose(*(a.uns["snrmix"]["image"]["pitch"] for a in (filled, tissue)), rtol=1e-9)
+
+
+def test_a_library_of_added_sites_alone_has_their_spacing(tissue):
+    tissue.obs = tissue.obs.drop(columns=["array_row", "array_col"])
+    filled = fill_grid(tissue, 2)
+    left = filled[added(filled)].copy()
+    snrmix.pp.embed_histology(left, encoder="colour")
+    spacing = np.median(neighbour_distance(left.obsm["spatial"]))
+    np.testing.assert_allclose(left.uns["X_histology"]["patch_side"][0] / spacing, (1.15, 2.3, 4.6), rtol=0.02)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(np.float32, np.nan), (np.int32, 0), (sparse.csr_matrix, 0)])
+def test_layers_that_are_no_counts_are_missing_at_added_sites(tissue, kind, expected):
+    tissue.layers["values"] = kind(np.full(tissue.shape, 0.5))
+    tissue.layers["counts"] = np.ones(tissue.shape, np.float32)
+    filled = fill_grid(tissue, 2)[tissue.n_obs :]
+    values = filled.layers["values"]
+    values = values.toarray() if sparse.issparse(values) else values
+    np.testing.assert_array_equal(values, np.full(filled.shape, expected))
+    assert (filled.layers["counts"] == 0).all()

@@ -100,6 +100,14 @@ def test_fine_tuning_does_not_depend_on_row_order_or_unmeasured_values(tuned):
     np.testing.assert_array_equal(shuffled[expected.obs_names].layers["snrmix"], expected.layers["snrmix"])
 
 
+def test_a_section_without_unmeasured_spots_is_denoised(tuned):
+    tissue, _, options = tuned
+    del options["measured"]
+    result = snrmix.tl.impute(tissue, **options, copy=True)
+    chosen = result.var["snrmix_modelled"].to_numpy()
+    assert result.uns["snrmix"]["fill"] == "all" and np.isfinite(result.layers["snrmix"][:, chosen]).all()
+
+
 def test_refusals_leave_the_object_alone(tuned, assert_unchanged):
     tissue, _, options = tuned
     before = tissue.copy()
@@ -125,5 +133,13 @@ def test_presets_are_recorded_and_arguments_win(tuned):
     assert parameters["mix"]["graph"] == "expression" and parameters["losses"]["edge"] == 50
     training = parameters["training"]
     assert training["learning_rate"] == 3e-5 and training["batch_size"] == 8 and training["max_epochs"] == 2
+    # What is given wins, also where it equals the default of impute.
+    result = snrmix.tl.impute(
+        tissue, preset="paper", finetune=False, kriging=True, mix="snr", n_folds=2, hidden=8, **{**own, "finetuning": None},
+        copy=True,
+    )  # fmt: skip
+    parameters = result.uns["snrmix"]["parameters"]
+    assert parameters["kriging"] and parameters["n_folds"] == 2 and parameters["finetune"] == False  # noqa: E712
+    assert parameters["training"]["hidden"] == 8
     with pytest.raises(ValueError, match="preset='papr'.*Did you mean 'paper'"):
         snrmix.tl.impute(tissue, preset="papr", **own)

@@ -6,6 +6,7 @@ import anndata
 import dask.array as da
 import numpy as np
 import pytest
+from PIL import Image
 
 import snrmix
 from snrmix.images import open_image
@@ -96,6 +97,14 @@ def test_spots_beside_the_tissue_are_refused_where_nothing_fits(off_centre):
         ValueError, match="only 0 % of the spots lie on the tissue of the image 'hires'.*tissue_<name>_sc"
     ):
         read_sites(off_centre)
+
+
+def test_an_image_file_is_named_by_its_path(off_centre, tmp_path):
+    path = tmp_path / "B4.png"
+    Image.fromarray(image_of(off_centre).levels[0].pixels).save(path)
+    off_centre.obsm["spatial"] = off_centre.obsm["spatial"] / 4 * 0.5 + [325, 25]
+    with pytest.raises(ValueError, match=rf"lie on the tissue of {re.escape(str(path))}"):
+        read_sites(off_centre, image=path)
 
 
 def test_few_of_the_spots_on_tissue_are_a_warning(off_centre, caplog):

@@ -577,3 +577,30 @@ def test_table_key_chooses_the_table(sdata, impute):
     assert "snrmix" in sdata["coarse"].layers and "snrmix" not in sdata["table"].layers
     impute(sdata)
     assert "snrmix" in sdata["table"].layers
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("obs", "cell_model"), ("var", "cell_mse"), ("layers", "cell_sd"), ("varm", "cell_calibration")]
+)
+def test_columns_of_others_are_not_overwritten(tissue, impute, part, name):
+    shape = {"obs": tissue.n_obs, "var": tissue.n_vars, "layers": tissue.shape, "varm": (tissue.n_vars, 2)}[part]
+    getattr(tissue, part)[name] = np.zeros(shape)
+    with pytest.raises(ValueError, match=rf"key_added='cell' would overwrite something else: {part}\['{name}'\]"):
+        impute(tissue, key_added="cell")
+    assert (np.asarray(getattr(tissue, part)[name]) == 0).all() and "cell" not in tissue.uns
+
+
+def test_rare_genes_keep_what_was_observed_at_measured_spots(tissue, impute):
+    counts = tissue.X.toarray()
+    counts[:, 0] = 0
+    counts[:3, 0] = 7
+    tissue.X = counts
+    tissue.obs["measured"] = np.arange(tissue.n_obs) % 3 > 0
+    impute(tissue, measured="measured", genes=None)
+    measured = tissue.obs["measured"].to_numpy()
+    wanted = np.log1p(1e4 * counts[:, 0] / counts.sum(1))
+    values, sd = tissue.layers["snrmix"][:, 0], tissue.layers["snrmix_sd"][:, 0]
+    assert not tissue.var["snrmix_modelled"].iloc[0]
+    np.testing.assert_allclose(values[measured], wanted[measured], rtol=1e-5)
+    np.testing.assert_allclose(values[~measured], wanted[measured].mean(), rtol=1e-5)
+    assert (sd[measured] == 0).all() and (sd[~measured] > 0).all()

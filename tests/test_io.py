@@ -153,6 +153,12 @@ def test_result_is_read_back_and_the_rest_is_unchanged(store, imputed):
     assert [child.name for child in store.parent.iterdir()] == [store.name]
 
 
+def test_writing_says_nothing_about_the_next_release_of_anndata(stores, tmp_path, imputed, recwarn):
+    store = shutil.copytree(stores / "adata3", tmp_path / "adata.zarr")
+    snrmix.io.write_layer(store, result_for(store, imputed))
+    assert not [warning for warning in recwarn if "autosharding" in str(warning.message)]
+
+
 def test_spatialdata_read_lazily_is_imputed_and_stored_in_place(stores, tmp_path, impute):
     path = shutil.copytree(stores / "sdata3", tmp_path / "sdata.zarr")
     sdata = spatialdata.read_zarr(path)
@@ -331,3 +337,18 @@ def test_what_there_is_no_result_of_is_refused(stores, tmp_path, imputed, tissue
     del table.obsm["X_histology"]
     with pytest.raises(KeyError, match="embedding=True, but obsm"):
         snrmix.io.write_layer(path, table, embedding=True)
+
+
+def test_results_of_several_models_replace_each_other(tmp_path, tissue, impute):
+    """With a model per slide there are columns that a shared model has not; intervals need those of their own result."""
+    tissue.obs["slide"] = np.where(np.arange(tissue.n_obs) % 2, "a", "b")
+    tissue.uns["spatial"] = dict.fromkeys("ab", tissue.uns["spatial"]["synthetic"])
+    path = tmp_path / "slides.zarr"
+    tissue.write_zarr(path)
+    for share in (False, True, False):
+        table = impute(tissue, library_key="slide", share=share, copy=True)
+        snrmix.io.write_layer(path, table, overwrite=True)
+        stored = anndata.read_zarr(path)
+        assert ("snrmix_model" in stored.obs) == ("snrmix_calibration" in stored.varm) == (not share)
+        for found, wanted in zip(snrmix.tl.interval(stored), snrmix.tl.interval(table), strict=True):
+            np.testing.assert_array_equal(found, wanted)

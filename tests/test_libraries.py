@@ -1,6 +1,7 @@
 """Several slides in one object: a model of each, a shared one, and slides that have an image alone."""
 
 import logging
+import re
 
 import anndata
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 import snrmix
 from snrmix.cli import main
+from snrmix.engine.folds import Fold
+from snrmix.splits import settle_neighbours
 
 FAST = {"encoder": "colour", "max_epochs": 2, "n_folds": 2}
 LONGER = {"encoder": "colour", "max_epochs": 15, "n_folds": 3}
@@ -106,8 +109,9 @@ def test_a_slide_gets_what_it_gets_alone(pair, separate, name):
 
 def test_genes_are_modelled_where_they_are_seen(pair, separate):
     left, measured = of(pair, "left"), pair.obs["measured"].to_numpy()
-    values = separate[:, RARE].layers["snrmix"][left]
-    np.testing.assert_allclose(values, log_normalised(pair)[left & measured, 3].mean(), rtol=1e-5)
+    values, observed = separate[:, RARE].layers["snrmix"][:, 0], log_normalised(pair)[:, 3]
+    np.testing.assert_allclose(values[left & ~measured], observed[left & measured].mean(), rtol=1e-5)
+    np.testing.assert_allclose(values[left & measured], observed[left & measured], rtol=1e-5)
     assert separate[:, RARE].layers["snrmix"][~left & ~measured].std() > 0
     assert separate.var["snrmix_modelled"].all()
     libraries = separate.uns["snrmix"]["libraries"]
@@ -267,7 +271,7 @@ def test_values_of_a_slide_without_measured_spots_never_matter(few_strips):
 def test_one_measured_slide_cannot_say_how_well_it_does_elsewhere(pair, caplog):
     with caplog.at_level(logging.WARNING):
         result = snrmix.tl.impute(pair, measured=of(pair, "left"), genes=10, copy=True, **FAST)
-    assert "library 'right': predicted from library 'left' alone. Its scores and intervals" in caplog.text
+    assert "library 'right': predicted from library 'left' alone. Scores and intervals come from regions" in caplog.text
     assert "optimistic" in caplog.text
     assert result.uns["snrmix"]["libraries"]["right"]["kind"] == "within-library"
     values = result.layers["snrmix"][of(pair, "right")][:, result.var["snrmix_modelled"]]
@@ -304,8 +308,13 @@ def test_few_measured_spots_are_too_few_for_a_model(few, assert_unchanged):
     assert_unchanged(before, few)
 
 
-def test_few_measured_spots_are_no_problem_for_a_shared_model(few):
-    snrmix.tl.impute(few, measured="measured", share=True, fill="all", genes=10, **FAST)
+def test_few_measured_spots_are_no_problem_for_a_shared_model(few, caplog):
+    with caplog.at_level(logging.WARNING):
+        snrmix.tl.impute(few, measured="measured", share=True, fill="all", genes=10, **FAST)
+    assert (
+        "library 'right': predicted from library 'left' and the few measured spots of 'right'. Scores and intervals come "
+        "from regions of library 'left', and are optimistic for another library; 20 or more" in caplog.text
+    )
     modelled = few.var["snrmix_modelled"].to_numpy()
     assert np.isfinite(few.layers["snrmix"][:, modelled]).all()
     assert np.isfinite(few.layers["snrmix_sd"][:, modelled]).all()
@@ -324,11 +333,92 @@ def test_slides_in_different_units_are_refused(pair):
         snrmix.tl.impute(mixed, measured="measured", **FAST)
 
 
+@pytest.mark.parametrize("options", [{"genes": 6}, {"share": True}], ids=["genes", "share"])
+def test_slides_in_different_units_are_named_whatever_is_asked_for(pair, options):
+    mixed = pair.copy()
+    mixed.X[of(pair, "right")] = log_normalised(pair)[of(pair, "right")]
+    with pytest.raises(ValueError, match="'left' looks like counts, 'right' looks like log"):
+        snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
+    mixed.X[of(pair, "right")] *= 100
+    with pytest.raises(ValueError, match="library 'right': the expression is neither integer counts nor"):
+        snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
+
+
 def test_share_is_a_boolean(pair):
     with pytest.raises(TypeError, match="share='yes' must be True or False"):
         snrmix.tl.impute(pair, share="yes")
     with pytest.raises(TypeError, match="share='yes' must be True or False"):
         snrmix.tl.benchmark(pair, share="yes")
+
+
+# Size of patches
+
+
+UM = 100 / 64  # of the synthetic section
+
+
+def with_grid(spacing: float, zoom: int = 1):
+    """A measured slide "a" and a slide "c" of the same kind with a grid of sites, in pixels ``zoom`` times finer."""
+    measured = snrmix.datasets.synthetic_tissue(12, 20, image_px_per_pitch=16, random_state=0)
+    section = measured.uns["spatial"].pop("synthetic")
+    measured.obs["library_id"] = "a"
+    spots = measured.obsm["spatial"]
+    x, y = (np.arange(low, high, spacing) for low, high in zip(spots.min(0), spots.max(0), strict=True))
+    grid = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    names = [f"c_{i}" for i in range(len(grid))]
+    bare = anndata.AnnData(
+        np.zeros((len(grid), 20), np.float32),
+        obs=pd.DataFrame({"library_id": "c"}, index=names),
+        var=measured.var[[]],
+        obsm={"spatial": grid * zoom},
+    )
+    both = anndata.concat([measured, bare], join="outer", fill_value=np.nan)
+    factors = {"tissue_hires_scalef": section["scalefactors"]["tissue_hires_scalef"] / zoom}
+    both.uns["spatial"] = {"a": section, "c": {"images": section["images"], "scalefactors": factors}}
+    return both
+
+
+def sides(adata, **options):
+    return snrmix.pp.embed_histology(adata, encoder="colour", copy=True, **options).uns["X_histology"]["patch_side"]
+
+
+@pytest.mark.parametrize(("spacing", "zoom"), [(40.0, 1), (64.0, 1), (40.0, 2)])
+def test_patches_of_a_grid_have_the_size_of_those_of_the_array(spacing, zoom, caplog):
+    adata = with_grid(spacing, zoom)
+    both = sides(adata, um_per_px={"a": UM, "c": UM / zoom})
+    np.testing.assert_array_equal(both[:1], sides(adata[of(adata, "a")].copy()))
+    np.testing.assert_allclose(both[1], both[0] * zoom)
+    assert "patches differ in size" not in caplog.text
+
+
+def test_patches_that_differ_in_size_are_a_warning_where_the_scale_is_unknown(caplog):
+    sides(with_grid(64.0))
+    assert "patches differ in size" not in caplog.text
+    sides(with_grid(40.0))
+    assert "are multiples of 64 px in 'a', 40 px in 'c'. Lay the grid of sites at the pitch of the" in caplog.text
+    assert "or give um_per_px=" in caplog.text
+
+
+def test_an_image_may_be_given_for_one_slide_and_stored_for_the_other(pair):
+    stored = pair.uns["spatial"]["right"]
+    adata = pair.copy()
+    del adata.obsm["X_histology"], adata.uns["X_histology"]
+    adata.uns["spatial"]["right"] = {"scalefactors": {}}
+    adata.obsm["spatial"][of(pair, "right")] *= stored["scalefactors"]["tissue_hires_scalef"]
+    image = stored["images"]["hires"]
+    snrmix.pp.embed_histology(adata, encoder="colour", image={"right": image})
+    np.testing.assert_allclose(adata.obsm["X_histology"], pair.obsm["X_histology"], rtol=2e-3, atol=2e-3)
+    with pytest.raises(KeyError, match="no entry for library 'right'; it has 'left', and .* images of 'left'"):
+        snrmix.pp.embed_histology(adata, encoder="colour", image={"left": image})
+    with pytest.raises(KeyError, match="no entry for library 'left', 'right'; it has 'rihgt'"):
+        snrmix.pp.embed_histology(adata, encoder="colour", image={"rihgt": image})
+
+
+def test_neighbours_are_never_fewer_than_the_spot_and_another():
+    folds = [Fold(np.arange(5), np.arange(5, 8))]
+    for count_self in (False, True):
+        mixing = settle_neighbours(snrmix.SNRMixing(k=10, count_self=count_self), folds, chosen=False)
+        assert mixing.k == 1 + count_self
 
 
 # Storage, benchmark, command line
@@ -380,3 +470,52 @@ def test_command_line_shares_on_demand(pair, tmp_path):
     options = ["--encoder", "colour", "--max-epochs", "1", "--n-folds", "2", "--genes", "5", "--share"]
     assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *options]) == 0
     assert anndata.read_h5ad(tmp_path / "out.h5ad").uns["snrmix"]["parameters"]["share"]
+
+
+def test_command_line_takes_the_arguments_of_impute(pair, tmp_path, monkeypatch, capsys):
+    pair.write_h5ad(tmp_path / "in.h5ad")
+    calls = []
+    monkeypatch.setattr(snrmix.tl, "impute", lambda data, **options: calls.append(options))
+    for number, options in enumerate(
+        (
+            ["--image", "a.tif"],
+            ["--image", "left=a.tif", "--image", "right=b=c.tif"],
+            ["--finetune"],
+            ["--finetune", "last", "--scales", "1.15", "2.3", "--preset", "paper"],
+        )
+    ):
+        assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / f"{number}.h5ad"), *options]) == 0
+    assert calls == [
+        {"image": "a.tif"},
+        {"image": {"left": "a.tif", "right": "b=c.tif"}},
+        {"finetune": True},
+        {"finetune": "last", "scales": [1.15, 2.3], "preset": "paper"},
+    ]
+    for images, says in (
+        (["a.tif", "b.tif"], "--image 'a.tif' does not name its slide; write --image A=a.tif"),
+        (["left=a.tif", "left=b.tif"], "--image names slide 'left' twice"),
+    ):
+        options = [part for image in images for part in ("--image", image)]
+        assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *options]) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_command_line_ends_in_one_line_where_it_cannot_go_on(tmp_path, capsys):
+    (tmp_path / "junk.h5ad").write_text("no HDF5")
+    (tmp_path / "junk.zarr").mkdir()
+    for source, target, says in (
+        ("junk.h5ad", "out.h5ad", "junk.h5ad' cannot be read as AnnData or SpatialData: "),
+        ("junk.zarr", "out.h5ad", "junk.zarr' cannot be read as AnnData or SpatialData: "),
+        ("none.h5ad", "out.h5ad", "none.h5ad' does not exist"),
+        ("junk.h5ad", "folder/out.h5ad", "the folder of output .*folder/out.h5ad' does not exist; make it first"),
+    ):
+        assert main(["impute", str(tmp_path / source), "-o", str(tmp_path / target)]) == 1
+        assert re.fullmatch(f"snrmix: error: .*{says}.*\n", capsys.readouterr().err)
+
+
+def test_command_line_names_every_mixing_strategy(capsys):
+    with pytest.raises(SystemExit):
+        main(["impute", "--help"])
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    ours = {name for name, strategy in snrmix.engine.mix.MIXINGS.items() if strategy.__module__.startswith("snrmix")}
+    assert {"snr", "none"} <= ours <= words

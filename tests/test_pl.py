@@ -4,7 +4,9 @@ import sys
 import anndata
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 import snrmix
 
@@ -59,8 +61,23 @@ def discs(ax):
 
 
 def hollow(ax):
-    (found,) = [c for c in ax.collections if c.get_array() is None]
-    return len(found.get_offsets())
+    return sum(len(c.get_offsets()) for c in ax.collections if c.get_array() is None and not len(c.get_facecolor()))
+
+
+def dots(ax):
+    """Spots of one colour: their places."""
+    (found,) = [c for c in ax.collections if c.get_array() is None and len(c.get_facecolor())]
+    return np.asarray(found.get_offsets())
+
+
+def two_libraries(adata):
+    """The section, and 50 of its spots as another library."""
+    other = adata[:50].copy()
+    other.obs_names = other.obs_names + "-b"
+    other.obs["library_id"] = "other/1"
+    both = anndata.concat([adata, other], uns_merge="first", merge="same")
+    both.uns["snrmix"] = adata.uns["snrmix"]
+    return both
 
 
 def texts(figure):
@@ -162,6 +179,59 @@ def test_compare_draws_several_genes_below_each_other(adata):
         assert f"{gene}: out-of-fold Pearson {adata.var.loc[gene, 'snrmix_pearson']:.2f}, {verdict}" in written
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("own", "out-of-fold Pearson 0.46, reliable"),
+        ("shared", "shared model, out-of-fold Pearson 0.46, reliable"),
+        ("leave-library-out", "other slides left out: Pearson 0.46, reliable"),
+        ("within-library", "regions of another slide left out: Pearson 0.46, reliable"),
+    ],
+)
+def test_compare_heads_a_library_with_its_own_score(adata, kind, words):
+    both = two_libraries(adata)
+    scores = {
+        "synthetic": pd.DataFrame({"pearson": [0.11], "reliable": [False]}, ["GLAND_01"]),
+        "other|1": pd.DataFrame({"pearson": [0.46], "reliable": [True]}, ["GLAND_01"]),
+    }
+    both.uns["snrmix"]["libraries"] = {name: {"kind": kind, "genes": genes} for name, genes in scores.items()}
+    assert f"GLAND_01: {words} |" in texts(snrmix.pl.compare(both, "GLAND_01", library="other/1", image=False)) + " |"
+    assert "Pearson 0.11, not reliable" in texts(snrmix.pl.compare(both, "GLAND_01", library="synthetic", image=False))
+    written = texts(snrmix.pl.compare(both, "STROMA_01", library="other/1", image=False))  # not modelled there
+    assert "Pearson" not in written and "reliable" not in written
+
+
+def test_compare_draws_an_image_of_its_own(adata, tmp_path):
+    expected = panels(snrmix.pl.compare(adata, "GLAND_01"))["H&E"].images[0].get_array()
+    image = adata.uns.pop("spatial")["synthetic"]["images"]["hires"]
+    adata.obsm["spatial"] *= 0.25
+    Image.fromarray(image).save(tmp_path / "section.png")
+    for given in (image, tmp_path / "section.png", str(tmp_path / "section.png"), {"synthetic": image}):
+        shown = panels(snrmix.pl.compare(adata, "GLAND_01", image=given))
+        np.testing.assert_array_equal(shown["H&E"].images[0].get_array(), expected)
+    with pytest.raises(TypeError, match="image=3 must be True, False, a path, an array"):
+        snrmix.pl.compare(adata, "GLAND_01", image=3)
+    with pytest.raises(KeyError, match="image= has no entry for library 'synthetic'"):
+        snrmix.pl.compare(adata, "GLAND_01", image={"b": image})
+    with pytest.raises(ValueError, match="spots lie outside"):
+        snrmix.pl.compare(adata, "GLAND_01", image=image[:50])
+
+
+def test_compare_leaves_out_the_spots_that_fill_grid_added_where_they_have_no_value(adata):
+    adata.obs["snrmix_added"] = ~adata.obs["snrmix_measured"] & (np.arange(adata.n_obs) % 3 > 0)
+    shown = panels(snrmix.pl.compare(adata, "GLAND_01"))
+    assert hollow(shown["measured"]) == (~adata.obs["snrmix_measured"] & ~adata.obs["snrmix_added"]).sum() > 0
+    assert len(discs(shown["imputed"])[1]) == adata.n_obs
+
+
+def test_compare_colours_the_uncertainty_by_what_was_imputed_and_marks_what_was_observed(adata):
+    ax = panels(snrmix.pl.compare(adata, "GLAND_01", image=False))["uncertainty"]
+    sd, measured = adata.obs_vector("GLAND_01", layer="snrmix_sd"), adata.obs["snrmix_measured"].to_numpy()
+    np.testing.assert_allclose(discs(ax)[2].get_clim(), np.quantile(sd[sd > 0], [0.01, 0.99]))
+    found, expected = dots(ax), adata.obsm["spatial"][measured]
+    np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+
+
 def test_compare_without_scores_and_uncertainty(adata):
     adata.var = adata.var[[]]
     del adata.layers["snrmix_sd"]
@@ -174,6 +244,7 @@ def test_compare_without_image_draws_the_spots_alone(adata, caplog):
     adata.uns.pop("spatial")
     shown = panels(snrmix.pl.compare(adata, "GLAND_01"))
     assert "drawn without the image: no image for library" in caplog.text
+    assert "Here, pass image= (a path, an array, or a dict of them by library), or image=False" in caplog.text
     assert list(shown) == ["measured", "imputed", "uncertainty"] and not shown["imputed"].images
     places = discs(shown["imputed"])[0]
     np.testing.assert_allclose(np.sort(places, axis=0), np.sort(adata.obsm["spatial"], axis=0))
@@ -195,18 +266,13 @@ def test_compare_reads_spatialdata_in_whatever_order_its_rows_are(adata):
 
 
 def test_compare_draws_one_library_of_several(adata):
-    other = adata.copy()
-    other.obs_names = other.obs_names + "-b"
-    other.obs["library_id"] = "other"
-    other = other[:50].copy()
-    both = anndata.concat([adata, other], uns_merge="first")
-    both.uns["snrmix"] = adata.uns["snrmix"]
-    with pytest.raises(ValueError, match="choose one with library=: 'other', 'synthetic'"):
+    both = two_libraries(adata)
+    with pytest.raises(ValueError, match="choose one with library=: 'other/1', 'synthetic'"):
         snrmix.pl.compare(both, "GLAND_01", image=False)
-    shown = panels(snrmix.pl.compare(both, "GLAND_01", library="other", image=False))
+    shown = panels(snrmix.pl.compare(both, "GLAND_01", library="other/1", image=False))
     assert len(discs(shown["imputed"])[1]) == 50
-    with pytest.raises(KeyError, match="Did you mean 'other'"):
-        snrmix.pl.compare(both, "GLAND_01", library="othr", image=False)
+    with pytest.raises(KeyError, match="Did you mean 'other/1'"):
+        snrmix.pl.compare(both, "GLAND_01", library="other1", image=False)
 
 
 def test_compare_names_what_is_missing(adata):
@@ -242,6 +308,15 @@ def test_gene_scores_counts_and_names_genes(adata):
     assert f"{(adata.var['snrmix_explained'] > 0).mean():.0%} of genes beat their mean" in written
     assert f"median Pearson {adata.var['snrmix_pearson'].median():.2f}" in written
     assert sum(bar.get_height() for bar in figure.axes[2].patches) == adata.n_vars
+
+
+def test_gene_scores_fit_into_a_figure_that_is_saved_as_it_is(adata):
+    figure = snrmix.pl.gene_scores(adata)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        if ax.axison:
+            box = ax.get_tightbbox()
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
 
 
 def test_gene_scores_leaves_out_genes_without_a_score(adata):
@@ -288,6 +363,13 @@ def test_weights_draws_a_point_per_gene_and_the_medians(adata):
     del adata.var["snrmix_weight_kriging"]
     with pytest.raises(KeyError, match="snrmix_weight_kriging.*with kriging"):
         snrmix.pl.weights(adata)
+
+
+def test_weights_says_when_all_genes_share_one(adata):
+    adata.var["snrmix_weight_network"], adata.var["snrmix_weight_kriging"] = 0.25, 0.7
+    figure = snrmix.pl.weights(adata)
+    assert "one weight for all genes" in texts(figure) and "median 0.25" in texts(figure)
+    assert len(figure.axes) == 1  # no bar of colours
 
 
 # What all share

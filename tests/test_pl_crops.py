@@ -111,6 +111,41 @@ def test_image_of_its_own(tissue):
     np.testing.assert_array_equal(shown(axes)[0, 0], next(expected)[1][0])
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda xy: xy[:, ::-1] * 2, "lie outside the image"),
+        (lambda xy: xy * 0.25, "not in full-resolution pixels"),
+        (lambda xy: xy + 1e6, "lie outside the image"),
+    ],
+)
+def test_coordinates_that_do_not_fit_are_drawn_with_a_warning(tissue, caplog, spoil, says):
+    tissue = tissue[tissue.obsm["spatial"][:, 1] < 500].copy()
+    tissue.obsm["spatial"] = spoil(tissue.obsm["spatial"]).copy()
+    with pytest.raises(ValueError, match=says) as refusal:
+        snrmix.pp.embed_histology(tissue, encoder="colour")
+    section, axes = panels(snrmix.pl.crops(tissue, n=3))
+    assert str(refusal.value) in caplog.messages
+    assert axes.shape == (3, 3) and len(section.collections[0].get_offsets()) == tissue.n_obs
+    snrmix.pl.crops(tissue, n=3).draw_without_rendering()
+
+
+def test_crops_off_the_image_repeat_its_border(tissue):
+    image = np.full((400, 400, 3), 200, np.uint8)
+    image[:, -1] = np.arange(400)[:, None] // 2
+    tissue.obsm["spatial"] += [3000, 100 - tissue.obsm["spatial"][:, 1].min()]
+    name = tissue.obs_names[0]
+    _, axes = panels(snrmix.pl.crops(tissue, sites=[name], image=image, scales=2.0, size=32))
+    (_, (expected,)), *_ = read_crops(open_image(image).levels[0], tissue[name].obsm["spatial"], 128.0, 32)
+    np.testing.assert_array_equal(shown(axes)[0, 0], expected)
+    assert len(np.unique(expected)) > 10
+
+
+def test_outlines_are_seen_on_a_dark_image(tissue):
+    section, _ = panels(snrmix.pl.crops(tissue, n=1))
+    assert all(part.get_path_effects() for part in section.patches if isinstance(part, Rectangle))
+
+
 def test_what_is_missing_is_named(tissue):
     with pytest.raises(
         KeyError, match=f"site 'spot' is not in library 'synthetic'.* It has '{tissue.obs_names.min()}'"

@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 
 import snrmix
 from snrmix.engine.finetune import Finetuning
-from snrmix.presets import PRESETS, apply_preset, given_arguments
+from snrmix.presets import PRESETS, apply_preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -33,7 +32,6 @@ def test_what_is_given_wins():
     chosen = apply_preset("paper", {"genes": 20, "finetuning": own, "measured": "m"})
     assert chosen["genes"] == 20 and chosen["finetuning"] is own and chosen["measured"] == "m"
     assert chosen["n_folds"] == 1
-    assert apply_preset(None, {"genes": 20}) == {"genes": 20}
 
 
 def test_an_unknown_preset_is_refused():
@@ -41,13 +39,3 @@ def test_an_unknown_preset_is_refused():
         ValueError, match="unknown preset='papr'; available: 'paper', 'authors_code'. Did you mean 'paper'?"
     ):
         apply_preset("papr", {})
-
-
-def test_only_what_differs_from_the_defaults_was_given():
-    def function(data, *, a=1, b=0.5, c=(1, 2), d=None, e="x", f=True, **training): ...
-
-    plain = {"a": 1, "b": 0.5, "c": (1, 2), "d": None, "e": "x", "f": True}
-    assert given_arguments(function, plain) == {}
-    measured = np.array([True, False])
-    changed = {**plain, "a": 2, "d": measured, "f": 1, "hidden": 64}
-    assert given_arguments(function, changed) == {"a": 2, "d": measured, "f": 1, "hidden": 64}

@@ -6,7 +6,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._names import closest, listing
-from snrmix.sites import read_table
+from snrmix.sites import Sites, read_table
 
 
 def result_table(data, key: str, table_key: str | None = None) -> AnnData:
@@ -44,3 +44,19 @@ def gene_flags(table: AnnData, name: str) -> np.ndarray | None:
     if name not in table.var:
         return None
     return table.var[name].astype("boolean").fillna(False).to_numpy(dtype=bool)
+
+
+def check_libraries(sites: Sites, record, key: str) -> None:
+    """Refuse libraries that a result does not know.
+
+    Raises
+    ------
+    ValueError
+        For such libraries.
+    """
+    known = [str(name) for name in np.atleast_1d(record["image"]["libraries"])]
+    if not set(sites.libraries) <= set(known):
+        raise ValueError(
+            f"libraries are {listing(sites.libraries)} here and were {listing(known)} when {key!r} was imputed; pass the "
+            "library_key= of that call."
+        )

@@ -6,6 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+MIXINGS = (  # those of snrmix.engine.mix, which takes long to import
+    "snr, snr_expression, mixup, mixup_without_hesitation, cmixup, rcmixup, cutmix, cellmix, puzzlemix or none"
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input ends in one line that says what to do, and exit code 1."""
@@ -13,11 +17,16 @@ def main(arguments: list[str] | None = None) -> int:
     command = options.pop("command")
     try:
         command(**options)
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"snrmix: error: {message}", file=sys.stderr)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        print(f"snrmix: error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def one_line(error: Exception) -> str:
+    """Its message; a KeyError's without the quotation marks that ``str`` puts around it."""
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(message).split()) or type(error).__name__
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,18 +50,29 @@ def parser() -> argparse.ArgumentParser:
         ("layer", "layer with the expression (default: X)"),
         ("units", "auto, counts or log"),
         ("genes", "number of genes of highest mean, boolean var column, or names separated by commas"),
-        ("image", "image file in the pixels of obsm['spatial']"),
         ("image-key", "which of the object's images to use"),
         ("table-key", "table of the SpatialData"),
         ("use-rep", "features in obsm to use instead of an image"),
         ("encoder", "efficientnet_lite0 (default), colour, timm:MODEL, hf-hub:ORG/MODEL, or the path of a checkpoint"),
         ("library-key", "obs column that tells slides apart"),
-        ("mix", "mixing strategy: snr, mixup or none"),
+        ("mix", f"mixing strategy: {MIXINGS}; see the documentation"),
         ("fill", "auto, unmeasured or all"),
+        ("preset", "settings of the published recipe: paper or authors_code; other options win over them"),
         ("key-added", "name of the new layer (default: snrmix)"),
         ("accelerator", "auto, cpu or gpu"),
     ):
         impute.add_argument(f"--{name}", help=text)
+    impute.add_argument(
+        "--image",
+        action="append",
+        metavar="[LIBRARY=]PATH",
+        help="image file in the pixels of obsm['spatial']; for several slides once each, --image A=a.tif --image B=b.tif",
+    )
+    impute.add_argument(
+        "--scales", type=float, nargs="+", help="sides of the patches in lattice pitches, e.g. 1.15 2.3"
+    )
+    words = "train the encoder too, or with 'last' its last block"
+    impute.add_argument("--finetune", nargs="?", const=True, choices=["last"], help=words)
     impute.add_argument("--share", action="store_true", default=None, help="one model of all slides, not one of each")
     impute.add_argument("--um-per-px", type=float, help="micrometres per unit of obsm['spatial']")
     for name, text in (
@@ -80,10 +100,14 @@ def run_impute(input: str, output: str, **options) -> None:
         raise ValueError(f"output {output!r} must end in .h5ad or .zarr.")
     if target.exists():
         raise ValueError(f"output {output!r} exists; choose another name or remove it first.")
+    if not target.parent.is_dir():
+        raise ValueError(f"the folder of output {output!r} does not exist; make it first, or choose another one.")
     data = read(Path(input))
     options = {name: value for name, value in options.items() if value is not None}
     if "genes" in options:
         options["genes"] = parse_genes(options["genes"], data, options.get("table_key"))
+    if "image" in options:
+        options["image"] = parse_images(options["image"])
     snrmix.tl.impute(data, **options)
     if target.suffix == ".zarr":
         data.write_zarr(target) if hasattr(data, "write_zarr") else data.write(target)
@@ -101,14 +125,19 @@ def read(path: Path):
     if not path.exists():
         raise FileNotFoundError(f"input {str(path)!r} does not exist.")
     if path.suffix == ".h5ad":
-        return anndata.read_h5ad(path)
-    if (path / "tables").is_dir() or (path / "shapes").is_dir():
+        reader = anndata.read_h5ad
+    elif (path / "tables").is_dir() or (path / "shapes").is_dir():
         import spatialdata
 
-        return spatialdata.read_zarr(path)
-    if path.is_dir():
-        return anndata.read_zarr(path)
-    raise ValueError(f"input {str(path)!r} must be an .h5ad file or a .zarr folder.")
+        reader = spatialdata.read_zarr
+    elif path.is_dir():
+        reader = anndata.read_zarr
+    else:
+        raise ValueError(f"input {str(path)!r} must be an .h5ad file or a .zarr folder.")
+    try:
+        return reader(path)
+    except Exception as error:  # readers raise whatever their formats do
+        raise ValueError(f"input {str(path)!r} cannot be read as AnnData or SpatialData: {one_line(error)}") from error
 
 
 def parse_genes(text: str, data, table_key: str | None):
@@ -120,6 +149,21 @@ def parse_genes(text: str, data, table_key: str | None):
     if text in read_table(data, table_key).var:
         return text
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_images(given: list[str]):
+    """One path, or paths by library from ``LIBRARY=PATH``."""
+    if len(given) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
+        return given[0]
+    images = {}
+    for text in given:
+        library, equals, path = text.partition("=")
+        if not (library and equals and path):
+            raise ValueError(f"--image {text!r} does not name its slide; write --image A=a.tif --image B=b.tif.")
+        if library in images:
+            raise ValueError(f"--image names slide {library!r} twice; give one image for each.")
+        images[library] = path
+    return images
 
 
 if __name__ == "__main__":

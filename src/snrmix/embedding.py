@@ -25,7 +25,6 @@ from snrmix.images.encoders import (
     resolve_encoder,
 )
 from snrmix.images.source import Level, SectionImage, coarse_sample
-from snrmix.lattice import patch_unit
 from snrmix.sites import Sites
 
 CACHE_KEY = "X_histology"
@@ -61,7 +60,7 @@ class Embedding:
 
 def patch_sides(sites: Sites, scales) -> np.ndarray:
     """Side of the patches in units of the frame, shape (libraries, scales)."""
-    return patch_unit(sites.pitch, sites.um_per_px)[:, None] * np.asarray(scales, float)[None]
+    return sites.unit[:, None] * np.asarray(scales, float)[None]
 
 
 def compute_embedding(

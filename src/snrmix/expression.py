@@ -32,6 +32,8 @@ class Expression:
         Shape (modelled genes,); gene ``j`` is column ``columns[j]`` of the table. Sorted by gene name.
     mean_columns, means, spreads
         Chosen genes that are seen in too few measured spots to be modelled, their means and standard deviations.
+    rare_values
+        Sparse, shape (n measured, genes that are not modelled): their values.
     input_units
         ``"counts"`` or ``"log"``.
     depth
@@ -43,6 +45,7 @@ class Expression:
     mean_columns: np.ndarray
     means: np.ndarray
     spreads: np.ndarray
+    rare_values: sparse.csc_matrix
     input_units: str
     depth: np.ndarray
 
@@ -140,9 +143,10 @@ def read_mask(table: AnnData, value, name: str) -> np.ndarray:
         value = value.loc[table.obs_names]
     if not pd.api.types.is_bool_dtype(value):
         kind = getattr(value, "dtype", type(value).__name__)
+        column = f"adata.{label}" if label != name else "adata.obs['x']"
+        example = f"{column} == 1" if pd.api.types.is_numeric_dtype(value) else f"{column}.astype(str) == 'True'"
         raise TypeError(
-            f"{label} must be boolean, not {kind}: compare it with the value that stands for yes, e.g. "
-            f"{name}=adata.obs['x'].astype(str) == 'True'."
+            f"{label} must be boolean, not {kind}: compare it with the value that stands for yes, e.g. {name}={example}."
         )
     if pd.isna(value).any():
         raise TypeError(f"{label} has {pd.isna(value).sum()} missing values; fill them, e.g. with .fillna(False).")
@@ -172,10 +176,8 @@ def read_expression(
     if units not in ("auto", "counts", "log"):
         raise ValueError(f"units={units!r}; choose 'auto', 'counts' or 'log'.")
     rows, by_name = sites.order[measured], np.argsort(np.asarray(table.var_names, dtype=str), kind="stable")
-    matrix = matrix_of(table, layer)
-    values = sparse.csc_matrix(matrix[rows], dtype=np.float64)[:, by_name]
+    values = _read_values(table, rows, layer)[:, by_name]
     values.sum_duplicates()  # sorts too: sums come out the same, however the matrix was stored
-    _check_values(values, "X" if layer is None else f"layers[{layer!r}]", table.obs_names[rows])
     units = _detect_units(values, table) if units == "auto" else units
     depth = np.asarray(values.sum(axis=1)).ravel() if units == "counts" else _depth_of_logs(values)
     if units == "counts":
@@ -202,16 +204,33 @@ def read_expression(
     means = np.asarray(values[:, rare].mean(axis=0)).ravel()
     spreads = np.sqrt(np.maximum(np.asarray(values[:, rare].power(2).mean(axis=0)).ravel() - means**2, 0))
     means, spreads = means.astype(np.float32), spreads.astype(np.float32)
-    return Expression(dense, by_name[modelled], by_name[rare], means, spreads, units, depth)
+    rare_values = values[:, rare].astype(np.float32)
+    return Expression(dense, by_name[modelled], by_name[rare], means, spreads, rare_values, units, depth)
+
+
+def units_of(table: AnnData, sites: Sites, measured: np.ndarray, layer: str | None) -> str:
+    """What ``units="auto"`` takes the values of some measured sites for; parameters and errors as `read_expression`."""
+    return _detect_units(_read_values(table, sites.order[measured], layer), table)
+
+
+def _read_values(table: AnnData, rows: np.ndarray, layer: str | None) -> sparse.csc_matrix:
+    values = sparse.csc_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
+    _check_values(values, "X" if layer is None else f"layers[{layer!r}]", table.obs_names[rows])
+    return values
 
 
 def _check_values(values: sparse.csc_matrix, name: str, spots: pd.Index) -> None:
     for problem, bad in (("NaN or infinite", ~np.isfinite(values.data)), ("negative", values.data < 0)):
         if bad.any():
             rows = np.unique(values.indices[bad])
+            remedy = "mark these spots as unmeasured with measured=, or choose another layer with layer=."
+            if problem == "negative" and len(rows) > 0.5 * len(spots):
+                remedy = (
+                    "they look scaled or centred. Choose the layer with counts or log-normalised values with layer=, or "
+                    "put these back into X."
+                )
             raise ValueError(
-                f"{problem} values of {name} in {len(rows)} measured spots, e.g. {spots[rows[0]]!r}: mark these spots "
-                "as unmeasured with measured=, or choose another layer with layer=."
+                f"{problem} values of {name} in {len(rows)} measured spots, e.g. {spots[rows[0]]!r}: {remedy}"
             )
 
 
@@ -271,8 +290,12 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
         raise ValueError("genes is empty; pass at least one gene, or None for all.")
     missing = sorted(chosen - set(names.tolist()))
     if missing:
-        hints = " ".join(f"{g!r}:{closest(g, names) or ' nothing like it.'}" for g in missing[:5])
-        raise KeyError(f"{len(missing)} of {len(chosen)} genes are not in var_names: {listing(missing, 5)}. {hints}")
+        hints = [closest(gene, names) for gene in missing[:5]]
+        said = [
+            f"{gene!r}" + (f" ({hint.strip()})" if hint else "") for gene, hint in zip(missing, hints, strict=False)
+        ]
+        more = f", ... ({len(missing)} in all)" if len(missing) > len(said) else ""
+        raise KeyError(f"{len(missing)} of {len(chosen)} genes are not in var_names: {', '.join(said)}{more}.")
     return np.flatnonzero(np.isin(names, list(chosen)))
 
 

@@ -95,13 +95,13 @@ def check_frame(
     side = unit * level.scale.min()
     if side < SMALLEST_UNIT_PX:
         raise ValueError(
-            f"neighbouring spots are {side:.1f} px apart on the {image.name} ({_size(level)} px), too close for "
+            f"neighbouring spots are {side:.1f} px apart on {_called(image)} ({_size(level)} px), too close for "
             f"patches. {remedy}"
         )
     if side < FEW_PX:
         logger.warning(
-            "neighbouring spots are only %.1f px apart on the %s: patches carry colour but little texture; "
-            "pass the full-resolution image with image= where you have it.", side, image.name,
+            "neighbouring spots are only %.1f px apart on %s: patches carry colour but little texture; "
+            "pass the full-resolution image with image= where you have it.", side, _called(image),
         )  # fmt: skip
     _check_on_tissue(image, ought, factors, source)
 
@@ -128,7 +128,7 @@ def check_scale(lattice: Lattice, positions: np.ndarray, library: str, image: Se
     pixel = um if image is None else um / image.levels[0].scale.max()
     if image is not None and not UM_PER_PIXEL[0] <= pixel <= UM_PER_PIXEL[1]:
         raise ValueError(
-            f"with {um:.4g} um per px a pixel of the {image.name} would be {pixel:.3g} um wide; between "
+            f"with {um:.4g} um per px a pixel of {_called(image)} would be {pixel:.3g} um wide; between "
             f"{UM_PER_PIXEL[0]:g} and {UM_PER_PIXEL[1]:g} um are possible. {remedy}"
         )
     if max(um / fitting, fitting / um) > SAME_PITCH:
@@ -165,7 +165,7 @@ def _check_inside(image: SectionImage, positions: np.ndarray, ought: np.ndarray,
     best, remake = _best_remake(image, tissue_mask(image), ought, factors)
     hint = f" {_percent(best)} of them would lie on tissue {_advice(remake, source)}." if best >= ON_TISSUE else ""
     raise ValueError(
-        f"{outside.sum()} of {len(outside)} spots lie outside the {image.name} ({_size(level)} px): they span "
+        f"{outside.sum()} of {len(outside)} spots lie outside {_called(image)} ({_size(level)} px): they span "
         f"x {left:.0f}..{right:.0f}, y {top:.0f}..{bottom:.0f} in its pixels.{hint} {REMEDIES[source]}"
     )
 
@@ -184,13 +184,13 @@ def _check_on_tissue(image: SectionImage, positions: np.ndarray, factors: Mappin
     gain = best - share if best >= ON_TISSUE and _share_within(tissue, spans) >= SPANNED else 0
     if gain >= DOUBTED_GAIN:
         says = (
-            f"{_percent(share)} of the spots lie on the tissue of the {image.name}, but {_percent(best)} would "
+            f"{_percent(share)} of the spots lie on the tissue of {_called(image)}, but {_percent(best)} would "
             f"{_advice(remake, source)}. {ORIENTATION if source != 'spatialdata' else REMEDIES[source]}"
         )
         _refuse_or_warn(says, gain >= REFUSED_GAIN)
     elif share < FEW_ON_TISSUE and _share_within(tissue, positions) < FEW_ON_TISSUE:
         # Raw output of Space Ranger has spots off the tissue as well, but these surround it.
-        says = f"only {_percent(share)} of the spots lie on the tissue of the {image.name}. {REMEDIES[source]}"
+        says = f"only {_percent(share)} of the spots lie on the tissue of {_called(image)}. {REMEDIES[source]}"
         _refuse_or_warn(says, share < NONE_ON_TISSUE)
 
 
@@ -258,6 +258,11 @@ def _share_within(tissue: Tissue, positions: np.ndarray) -> float:
     pixels = positions @ tissue.affine[:, :2].T + tissue.affine[:, 2]
     (left, top), (right, bottom) = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int)
     return float(tissue.mask[max(top, 0) : bottom, max(left, 0) : right].sum() / max(tissue.mask.sum(), 1))
+
+
+def _called(image: SectionImage) -> str:
+    """Its path, or its name with "the" before it."""
+    return f"the {image.name}" if image.name.partition(" ")[0] == "image" else image.name
 
 
 def _size(level: Level) -> str:

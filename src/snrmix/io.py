@@ -84,8 +84,10 @@ def write_layer(
 
     with _folder_beside(path) as folder:
         new = zarr.open_group(folder / "new", mode="w", zarr_format=root.metadata.zarr_format)
-        for element, value in elements.items():
-            write_elem(new, element, value)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "zarr v3 autosharding")  # once per array, about anndata's next release
+            for element, value in elements.items():
+                write_elem(new, element, value)
         _exchange(path, store, name, folder, list(elements), old)
     logger.info("stored layers[%r] and %d more elements of the result in %s.", key, len(elements) - 1, path / name)
 
@@ -147,6 +149,9 @@ def _elements(table: AnnData, key: str, embedding: bool) -> dict[str, object]:
     elements = {f"layers/{name}": table.layers[name] for name in (key, f"{key}_sd") if name in table.layers}
     if f"{key}_measured" in table.obs:
         elements[f"obs/{key}_measured"] = table.obs[f"{key}_measured"].to_numpy()
+    if f"{key}_model" in table.obs:  # of several models
+        elements[f"obs/{key}_model"] = table.obs[f"{key}_model"].array
+        elements[f"varm/{key}_calibration"] = table.varm[f"{key}_calibration"]
     elements |= {f"var/{name}": table.var[name].to_numpy() for name in _columns(table.var, key, table.uns)}
     if embedding:
         if CACHE_KEY not in table.obsm:
@@ -164,7 +169,8 @@ def _columns(names, key: str, results) -> list[str]:
 def _present(store, elements, table: AnnData, key: str) -> list[str]:
     """What the store has of this result, the record last."""
     columns = _columns(_columns_of(store, "var"), key, {*table.uns, *store["uns"]})
-    wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *elements])
+    of_several = f"obs/{key}_model", f"varm/{key}_calibration"
+    wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *of_several, *elements])
     return [element for element in wanted if element in store]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,8 +76,8 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
     """Measure the spacing of the array that sites belong to, and find out what it is in micrometres.
 
     With ``array_row`` and ``array_col`` in ``obs`` it is fitted to all sites, so that missing sites do not widen it;
-    otherwise it is the typical distance to the nearest site, sites of `snrmix.pp.fill_grid` apart. Where micrometres are not known, they follow from the
-    pitch of an array that is recognised: Visium or ST.
+    otherwise it is the typical distance to the nearest site, sites of `snrmix.pp.fill_grid` apart, if there are others.
+    Where micrometres are not known, they follow from the pitch of an array that is recognised: Visium or ST.
 
     Parameters
     ----------
@@ -91,7 +91,8 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
         Micrometres per unit of the positions, where they are known.
     """
     fit = _fit(positions, obs)
-    own = ~obs[ADDED].to_numpy(bool) if ADDED in obs else slice(None)
+    own = ~obs[ADDED].to_numpy(bool) if ADDED in obs else np.ones(len(obs), bool)
+    own = own if own.sum() > 1 else slice(None)
     pitch = nearest_distance(positions[own]) if fit is None else fit.pitch
     array_um = _pitch_um(fit, pitch, factors)
     known = (um for um in (um_per_px, float(factors.get("microns_per_pixel", np.nan)), array_um / pitch) if um > 0)
@@ -102,6 +103,20 @@ def patch_unit(pitch, um_per_px):
     """What patches are multiples of, in units of the positions: the pitch, but at least 50 um where that is known."""
     with np.errstate(invalid="ignore"):
         return np.fmax(pitch, SMALLEST_UNIT_UM / um_per_px)
+
+
+def patch_units(lattices: Sequence[Lattice]) -> np.ndarray:
+    """What the patches of each library are multiples of, in units of its positions, shape (libraries,).
+
+    It is `patch_unit`. But where micrometres are known for all libraries, those without an array, such as a grid laid over
+    an H&E image, get patches of the size in micrometres that those with an array have (the median of these).
+    """
+    pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
+    fitted = np.array([lattice.is_fitted for lattice in lattices])
+    unit = patch_unit(pitch, um)
+    if np.isfinite(um).all() and fitted.any():
+        unit[~fitted] = np.median((unit * um)[fitted]) / um[~fitted]
+    return unit
 
 
 def _pitch_um(fit: _Fit | None, pitch: float, factors: Mapping) -> float:

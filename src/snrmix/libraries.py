@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.engine.fit import SectionFit, Settings, fit_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
-from snrmix.expression import MIN_MEASURED, read_expression
+from snrmix.expression import MIN_MEASURED, read_expression, units_of
 from snrmix.prepare import Prepared, Source, read_expression_of, restrict
 from snrmix.splits import check_numbers, choose_folds
 
@@ -77,6 +78,8 @@ def plan_models(source: Source, share: bool, n_folds: int, n_repeats: int, valid
     """
     check_numbers(n_folds, n_repeats)
     names = source.sites.libraries
+    for reserved in {SHARED, OTHERS} & set(names) if len(names) > 1 else ():
+        raise ValueError(f"library {reserved!r} has the name that models of several libraries have; rename it.")
     count = np.bincount(source.sites.library[source.is_measured], minlength=len(names))
     enough = np.flatnonzero(count >= MIN_MEASURED)
     few = [f"{names[code]} ({count[code]})" for code in np.flatnonzero((count > 0) & (count < MIN_MEASURED))]
@@ -85,6 +88,8 @@ def plan_models(source: Source, share: bool, n_folds: int, n_repeats: int, valid
             f"fewer than {MIN_MEASURED} measured spots, too few for a model of its own, in library {listing(few)}: pass "
             "share=True, or mark these spots as unmeasured with measured=, so that the other libraries predict them."
         )
+    if len(names) > 1 and source.units == "auto":
+        _check_units(source, np.flatnonzero(count))
     source = _settle_genes(source)
     together = [enough] if share and len(enough) else [[code] for code in enough]
     split = {"n_folds": n_folds, "n_repeats": n_repeats, "validation": validation, "seed": seed}
@@ -92,7 +97,6 @@ def plan_models(source: Source, share: bool, n_folds: int, n_repeats: int, valid
     rest = tuple(names[code] for code in range(len(names)) if code not in enough)
     if rest:
         parts.append(_elsewhere(source, count, rest, n_folds, seed))
-    _check_units(parts)
     return parts
 
 
@@ -124,7 +128,7 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], n_
     """The model of libraries that have no measured spots, or few: scored on whole libraries that it has not seen."""
     prepared = read_expression_of(source)
     library = prepared.section.library[prepared.section.measured]
-    measured = [source.sites.libraries[code] for code in np.flatnonzero(count)]
+    names = np.array(source.sites.libraries)
     if not source.features.shape[1]:
         logger.warning(
             "library %s: without an image or use_rep= other libraries tell only the mean.", listing(predicted)
@@ -132,14 +136,10 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], n_
     if count.sum() - count.max() >= MIN_MEASURED:
         logger.info(
             "library %s: predicted from the other slides (%s), with scores from leaving out each of them.",
-            listing(predicted), listing(measured),
+            listing(predicted), listing(names[count > 0]),
         )  # fmt: skip
         return Part(OTHERS, "leave-library-out", prepared, _folds_of(library, compact=True), predicted)
-    logger.warning(
-        "library %s: predicted from library %s alone. Its scores and intervals come from regions of that same library and "
-        "are optimistic for another one; measured spots of a second library would make them honest.",
-        listing(predicted), listing(measured),
-    )  # fmt: skip
+    _warn_of_optimism(predicted, names[count >= MIN_MEASURED], names[(count > 0) & (count < MIN_MEASURED)])
     regions = min(n_folds if n_folds > 1 else REGIONS, len(library) // 2)
     rng, positions = np.random.default_rng(seed), prepared.section.positions[prepared.section.measured]
     fold = random_assignment(library, regions, rng)
@@ -148,13 +148,32 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], n_
     return Part(OTHERS, "within-library", prepared, _folds_of(fold, compact=True), predicted)
 
 
+def _warn_of_optimism(predicted: Sequence[str], large: Sequence[str], few: Sequence[str]) -> None:
+    """Say what scores rest on, where no other library has enough measured spots to be left out."""
+    seen = [f"library {listing(large)}"] if len(large) else []
+    seen += [f"the few measured spots of {listing(few)}"] if len(few) else []
+    logger.warning(
+        "library %s: predicted from %s%s. Scores and intervals come from %s, and are optimistic for another library; %d "
+        "or more measured spots of a second one would make them honest.",
+        listing(predicted), " and ".join(seen), "" if len(few) else " alone",
+        f"regions of library {listing(large)}" if len(large) else "spots of the same libraries", MIN_MEASURED,
+    )  # fmt: skip
+
+
 def _folds_of(label: np.ndarray, compact: bool) -> list[Fold]:
     """Hold out each label once."""
     return [Fold(np.flatnonzero(label != k), np.flatnonzero(label == k), compact=compact) for k in np.unique(label)]
 
 
-def _check_units(parts: list[Part]) -> None:
-    units = {part.name: part.prepared.expression.input_units for part in parts}
+def _check_units(source: Source, measured: np.ndarray) -> None:
+    """Refuse libraries that look like different units; ``measured`` are the codes of those with measured spots."""
+    units = {}
+    for code in measured:
+        name, own = source.sites.libraries[code], source.is_measured & (source.sites.library == code)
+        try:
+            units[name] = units_of(source.table, source.sites, own, source.layer)
+        except ValueError as error:
+            raise ValueError(f"library {name!r}: {error}") from error
     if len(set(units.values())) > 1:
         raise ValueError(
             "libraries differ in their units: "

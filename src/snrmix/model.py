@@ -153,7 +153,8 @@ class SNRMix:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
         options, settings = self.options, self._settings()
         encoder = resolve_encoder(options["encoder"]) if options["use_rep"] is None else None
-        run = {name: options[name] for name in ("n_folds", "n_repeats", "max_epochs", "kriging")}
+        run = {name: options[name] for name in ("n_folds", "n_repeats", "kriging")}
+        run["max_epochs"] = settings.training.max_epochs
         reading = {**{name: options[name] for name in READING}, "encoder": encoder}
         source = read_source(
             data, measured=measured, device=settings.device, need_features=True,
@@ -332,7 +333,7 @@ class SNRMix:
     def _settings(self) -> Settings:
         """What `fit_section` needs to know, checked."""
         options = self.options
-        training = training_options({}, **{name: options[name] for name in TRAINING if name in options})
+        training = training_options({}, **{n: options[n] for n in TRAINING if options.get(n) is not None})
         mixing, losses, seed = resolve_mixing(options["mix"]), options["losses"], options["random_state"]
         check_pixels(mixing)
         losses = Losses() if losses is None else losses

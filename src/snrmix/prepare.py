@@ -189,6 +189,7 @@ def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.n
         library=np.searchsorted(codes, sites.library[rows]),
         positions=sites.positions[rows],
         pitch=sites.pitch[codes],
+        unit=sites.unit[codes],
         um_per_px=sites.um_per_px[codes],
         images=tuple(sites.images[code] for code in codes) if sites.images else (),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snrmix._names import closest, listing
@@ -68,39 +67,21 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def apply_preset(name: str | None, given: Mapping[str, object]) -> dict[str, object]:
+def apply_preset(name: str, given: Mapping[str, object]) -> dict[str, object]:
     """Arguments of a preset, and those that the user gave, which win.
 
     Parameters
     ----------
     name
-        ``"paper"`` or ``"authors_code"``; ``None``: no preset.
+        ``"paper"`` or ``"authors_code"``.
     given
-        Arguments of `snrmix.tl.impute` that were given, by name, see `given_arguments`.
+        Arguments of `snrmix.tl.impute` that were given, by name.
 
     Raises
     ------
     ValueError
         For an unknown name.
     """
-    if name is None:
-        return dict(given)
     if name not in PRESETS:
         raise ValueError(f"unknown preset={name!r}; available: {listing(PRESETS)}.{closest(name, PRESETS)}")
     return {**PRESETS[name].arguments, **given}
-
-
-def given_arguments(function: Callable, arguments: Mapping[str, object]) -> dict[str, object]:
-    """Those arguments that differ from the defaults of a function; one that equals its default counts as not given."""
-    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    return {
-        name: value
-        for name, value in arguments.items()
-        if not _same(value, defaults.get(name, inspect.Parameter.empty))
-    }
-
-
-def _same(value, default) -> bool:
-    return value is default or (
-        type(value) is type(default) and isinstance(value, int | float | str | tuple) and value == default
-    )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.frame import check_frame, check_scale, check_spot_diameter
 from snrmix.images.source import SectionImage, open_image, scaling
-from snrmix.lattice import measure_lattice, patch_unit
+from snrmix.lattice import Lattice, measure_lattice, patch_units
+
+SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Sites:
         system for SpatialData.
     pitch
         Shape (libraries,), distance between neighbouring sites of the array in units of the frame.
+    unit
+        Shape (libraries,), what patches are multiples of in units of the frame, see `snrmix.lattice.patch_units`.
     um_per_px
         Shape (libraries,), micrometres per unit of the frame; NaN where unknown.
     images
@@ -47,6 +53,7 @@ class Sites:
     library: np.ndarray
     positions: np.ndarray
     pitch: np.ndarray
+    unit: np.ndarray
     um_per_px: np.ndarray
     images: tuple[SectionImage, ...] = field(default=())
 
@@ -122,12 +129,14 @@ def read_sites(
     library_key: str | None = None,
     image=None,
     image_key: str | None = None,
-    um_per_px: float | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
     with_images: bool = True,
+    refuse: bool = True,
 ) -> Sites:
     """Read positions, libraries, scale and (``with_images``) the image of every library.
 
-    Parameters are those of `snrmix.tl.impute`.
+    Parameters are those of `snrmix.tl.impute`; with ``refuse=False`` an image that does not fit the coordinates is
+    logged as a warning.
 
     Raises
     ------
@@ -135,8 +144,6 @@ def read_sites(
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
     table = read_table(data, table_key, needs_genes=False)
-    if um_per_px is not None and not (isinstance(um_per_px, numbers.Real) and 0 < um_per_px < np.inf):
-        raise ValueError(f"um_per_px={um_per_px!r} must be a positive number: micrometres per unit of obsm['spatial'].")
     labels = _library_labels(data, table, library_key)
     if data is table:
         source, (positions, find_image, um_of) = "uns", _read_anndata(table, labels, image_key)
@@ -146,27 +153,78 @@ def read_sites(
         source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
     _check_finite(positions, table)
     libraries = tuple(np.unique(labels).tolist())
-    if image is not None:
-        source, find_image = "image", _given_images(image, libraries)
-    images = tuple(find_image(name) for name in libraries) if with_images else ()
+    um_of = {**um_of, **_given_um(um_per_px, libraries)}
+    stored = [name for name, entry in stored_sections(table).items() if entry.get("images")] if data is table else []
+    given = _given_images(image, libraries, stored) if image is not None else {}
+    images = tuple(given[name]() if name in given else find_image(name) for name in libraries) if with_images else ()
 
     order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
     library, positions = np.searchsorted(libraries, labels[order]), positions[order]
-    lattices = []
+    rows = [library == code for code in range(len(libraries))]
+    own, obs = [positions[chosen] for chosen in rows], [table.obs.iloc[order[chosen]] for chosen in rows]
+    entries = [
+        _entry(table, name) if len(libraries) == 1 else stored_sections(table).get(name, {}) for name in libraries
+    ]
+    factors = [entry.get("scalefactors", {}) for entry in entries]
+    lattices = [
+        measure_lattice(own[code], obs[code], factors[code], um_of.get(name, np.nan))
+        for code, name in enumerate(libraries)
+    ]
+    units = patch_units(lattices)
     for code, name in enumerate(libraries):
-        rows, factors = library == code, _entry(table, name).get("scalefactors", {})
-        um = um_per_px if um_per_px is not None else um_of.get(name, np.nan)
-        obs = table.obs.iloc[order[rows]]
-        lattice = measure_lattice(positions[rows], obs, factors, um)
-        check_scale(lattice, positions[rows], name, images[code] if images else None)
-        if images:
-            if source == "uns":
-                check_spot_diameter(factors, lattice, name)
-            unit = patch_unit(lattice.pitch, lattice.um_per_px)
-            check_frame(images[code], positions[rows], unit, source, factors=factors, in_tissue=_in_tissue(obs))
-        lattices.append(lattice)
+        try:
+            check_scale(lattices[code], own[code], name, images[code] if images else None)
+            if images:
+                origin = "image" if name in given else source
+                if origin == "uns":
+                    check_spot_diameter(factors[code], lattices[code], name)
+                in_tissue = _in_tissue(obs[code])
+                check_frame(images[code], own[code], units[code], origin, factors=factors[code], in_tissue=in_tissue)
+        except ValueError as error:
+            if refuse:
+                raise
+            logger.warning("%s", error)
+    if images:
+        _warn_of_patch_sizes(libraries, lattices, units)
+    names = np.asarray(table.obs_names, str)[order]
     pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
-    return Sites(order, np.asarray(table.obs_names, str)[order], libraries, library, positions, pitch, um, images)
+    return Sites(order, names, libraries, library, positions, pitch, units, um, images)
+
+
+def _given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str, ...]) -> dict[str, float]:
+    """Micrometres per unit of the positions that the user says, by library."""
+    if um_per_px is None:
+        return {}
+    if not isinstance(um_per_px, Mapping):
+        um_per_px = dict.fromkeys(libraries, um_per_px)
+    given = {str(name): um for name, um in um_per_px.items()}
+    missing = [name for name in libraries if name not in given]
+    if missing:
+        raise KeyError(
+            f"um_per_px= has no entry for library {listing(missing)}; it has {listing(given)}. Give micrometres per unit of "
+            "obsm['spatial'] for each library, or one number for all."
+        )
+    for um in given.values():
+        if isinstance(um, bool) or not isinstance(um, numbers.Real) or not 0 < um < np.inf:
+            raise ValueError(f"um_per_px={um!r} must be a positive number: micrometres per unit of obsm['spatial'].")
+    return given
+
+
+def _warn_of_patch_sizes(libraries: tuple[str, ...], lattices: list[Lattice], units: np.ndarray) -> None:
+    """Warn where patches may show more tissue in one library than in another: a grid has any spacing, an array its own."""
+    um = np.array([lattice.um_per_px for lattice in lattices])
+    known = bool(np.isfinite(um).all())
+    sizes = units * um if known else units
+    if all(lattice.is_fitted for lattice in lattices) or sizes.max() <= SAME_SIZE * sizes.min():
+        return
+    said = ", ".join(
+        f"{size:.4g} {'um' if known else 'px'} in {name!r}" for name, size in zip(libraries, sizes, strict=True)
+    )
+    logger.warning(
+        "patches differ in size between libraries, which a model of several takes for a difference in tissue: their sides "
+        "are multiples of %s. Lay the grid of sites at the pitch of the measured slides%s.",
+        said, "" if known else ", or give um_per_px=, a dict by library if they differ",
+    )  # fmt: skip
 
 
 def _in_tissue(obs: pd.DataFrame) -> np.ndarray | None:
@@ -231,6 +289,7 @@ def _read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
             raise KeyError(
                 f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "
                 "the pixels of obsm['spatial']), or use_rep= with features that are already in obsm."
+                + (" The keys of uns['spatial'] must be the names of the libraries." if known else "")
             )
         return _stored_image(entry, image_key, library)
 
@@ -267,18 +326,23 @@ def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Sectio
     return open_image(images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")
 
 
-def _given_images(image, libraries: tuple[str, ...]):
+def _given_images(image, libraries: tuple[str, ...], stored: Collection[str]) -> dict[str, Callable[[], SectionImage]]:
+    """What opens the image of each library that ``image`` has; the others must be ``stored``."""
     if not isinstance(image, Mapping):
         if len(libraries) > 1:
             raise ValueError(
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
             )
-        return lambda library: open_image(image)
+        return {libraries[0]: partial(open_image, image)}
     given = {str(name): one for name, one in image.items()}
-    missing = [name for name in libraries if name not in given]
+    is_misspelt = not set(given) <= set(libraries)
+    missing = [name for name in libraries if name not in given and (is_misspelt or name not in stored)]
     if missing:
-        raise KeyError(f"image= has no entry for library {listing(missing)}; it has {listing(given)}.")
-    return lambda library: open_image(given[library], name=f"image of library {library!r}")
+        raise KeyError(
+            f"image= has no entry for library {listing(missing)}; it has {listing(given)}, and uns['spatial'] has images of "
+            f"{listing(stored)}."
+        )
+    return {name: partial(open_image, one, name=f"image of library {name!r}") for name, one in given.items()}
 
 
 def stored_sections(table: AnnData) -> Mapping:

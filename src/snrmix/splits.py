@@ -81,12 +81,13 @@ def settle_neighbours(mixing: Mixing, folds: list[Fold], chosen: bool) -> Mixing
         When the user chose ``k``, and there are not more training spots than that.
     """
     fewest = min(len(fold.train) for fold in folds)
+    lowered = max(1 + getattr(mixing, "count_self", False), fewest // 3)
     if mixing.k < fewest:
         return mixing
     if chosen:
         raise ValueError(
             f"k={mixing.k} neighbours must be fewer than the {fewest} measured spots that a network trains on; pass "
-            f"mix=snrmix.{type(mixing).__name__}(k={max(1, fewest // 3)}) or mark more spots as measured."
+            f"mix=snrmix.{type(mixing).__name__}(k={lowered}) or mark more spots as measured."
         )
-    logger.info("only %d spots to train on: k=%d neighbours instead of %d.", fewest, fewest // 3, mixing.k)
-    return replace(mixing, k=max(1, fewest // 3))
+    logger.info("only %d spots to train on: k=%d neighbours instead of %d.", fewest, lowered, mixing.k)
+    return replace(mixing, k=lowered)

@@ -375,3 +375,16 @@ def test_record_says_what_was_used():
     assert {len(values) for values in record.values()} == {len(record["component"])}
     assert (record["weight"] > 0).all() and (record["weight"] <= 1).all()
     assert record["nugget"].max() <= NUGGETS[PREDICT_MEAN]
+
+
+def test_features_that_hardly_any_site_has_do_not_break_kriging():
+    """Most sites look exactly the same, so that the median distance in looks is nothing but rounding error."""
+    rng = np.random.default_rng(0)
+    positions, library = rng.uniform(0, 10, (120, 2)), np.zeros(120, int)
+    features = np.full((120, 6), 1.7, np.float32) + 1e-6 * rng.normal(size=(120, 6)).astype(np.float32)
+    features[:10] += rng.normal(0, 3, (10, 6))
+    sites = KrigingSites(positions, library, features, features)
+    expression = np.abs(rng.normal(size=(80, 12))).astype(np.float32)
+    fold = Fold(np.arange(60), np.arange(60, 80))
+    kriged = cross_krige(sites, np.arange(80), expression, None, [fold], np.arange(80, 120))
+    assert np.isfinite(kriged.predicted).all() and np.isfinite(kriged.out_of_fold[60:]).all()

@@ -124,7 +124,9 @@ class Correlations:
 
     def _add(self, values: np.ndarray, reference: np.ndarray, widths: tuple[float, ...]) -> None:
         squared = squared_distance(values[reference], values[reference])[np.triu_indices(len(reference), 1)]
-        median = max(float(np.median(squared)) if len(squared) else 1.0, 1e-12)
+        median, mean = (float(np.median(squared)), float(squared.mean())) if len(squared) else (1.0, 1.0)
+        # Where most sites look the same, the median is rounding error, and kernels of that width are no correlations.
+        median = max(median, 0.01 * mean, 1e-6)
         self._looks.append((values.astype(np.float32), median * np.array(widths)))
 
     @property

@@ -159,6 +159,8 @@ class FinetunedFit:
 
     def predict(self, patches: PatchStore) -> np.ndarray:
         """Mean of the networks' predictions, float32, shape (len(patches), genes)."""
+        if not len(patches):  # an encoder need not take an empty batch
+            return np.zeros((0, len(self.targets[0].mean)), np.float32)
         device = make_trainer(self.options).strategy.root_device
         read, rows = patches.reader(device), torch.arange(len(patches))
         total = np.zeros((len(patches), len(self.targets[0].mean)), np.float32)

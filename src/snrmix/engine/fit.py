@@ -138,7 +138,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
         kriged = krige_section(far_apart(section) if elsewhere else section, fine, settings.device)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    context, context_unmeasured = scale_context(section, first, scored, kriged)
+    context, context_unmeasured = scale_context(section, first, scored, kriged, elsewhere)
     calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
     out_of_fold_sd = np.full_like(out_of_fold, np.nan)
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
@@ -261,16 +261,20 @@ def stack_members(
     return stack, out_of_fold, predicted
 
 
-def scale_context(section: Section, folds: list[Fold], scored: np.ndarray, kriged) -> tuple[list, list]:
+def scale_context(
+    section: Section, folds: list[Fold], scored: np.ndarray, kriged, elsewhere: bool = False
+) -> tuple[list, list]:
     """What the size of an error may depend on, at scored and at unmeasured sites: log distance, log kriging sd."""
     distance = np.empty(len(section.measured))
     for fold in folds:
         train, held_out = section.measured[fold.train], section.measured[fold.held_out]
         distance[fold.held_out] = distance_to_measured(section.positions, section.library, train, held_out)
     away = distance_to_measured(section.positions, section.library, section.measured, section.unmeasured)
-    at_scored, elsewhere = [np.log(np.maximum(d, 0.1))[:, None] for d in (distance[scored], away)]
+    if elsewhere:  # no measured spot is near: as far as any spot that was held out
+        away = np.full(len(away), distance[scored].max())
+    at_scored, at_unmeasured = [np.log(np.maximum(d, 0.1))[:, None] for d in (distance[scored], away)]
     if kriged is None:
-        return [at_scored], [elsewhere]
+        return [at_scored], [at_unmeasured]
     sds = kriged.out_of_fold_sd[scored], kriged.predicted_sd
-    log_sd, log_sd_elsewhere = (np.log(np.maximum(sd, SMALLEST_SCALE)) for sd in sds)
-    return [at_scored, log_sd], [elsewhere, log_sd_elsewhere]
+    log_sd, log_sd_unmeasured = (np.log(np.maximum(sd, SMALLEST_SCALE)) for sd in sds)
+    return [at_scored, log_sd], [at_unmeasured, log_sd_unmeasured]

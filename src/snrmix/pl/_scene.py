@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +24,8 @@ class Scene:
 
     Parameters
     ----------
+    library
+        Its name.
     rows
         Shape (n,), the table's rows in the library.
     spots
@@ -34,6 +38,7 @@ class Scene:
         uint8, shape (h, w, 3), which fills ``backdrop_bounds``; ``None`` without an image.
     """
 
+    library: str
     rows: np.ndarray
     spots: np.ndarray
     pitch: float
@@ -66,43 +71,55 @@ class Scene:
         return ax.add_collection(discs, autolim=False)
 
 
-def read_scene(data, *, library: str | None, image: bool, **where) -> Scene:
+def read_scene(data, *, library: str | None, image, **where) -> Scene:
     """Read the spots of a library and, where there is one and it is wanted, its image.
 
     Parameters
     ----------
     library
         Name; may be ``None`` when there is only one.
+    image
+        ``True`` for the image of the object, ``False`` for none, or one as in `snrmix.tl.impute`.
     where
         ``table_key``, ``library_key`` and ``image_key`` as in `snrmix.tl.impute`.
 
     Raises
     ------
-    KeyError, ValueError
-        When coordinates are missing, or it is not clear which library is meant.
+    KeyError, ValueError, TypeError
+        When coordinates are missing, it is not clear which library is meant, or an image that was given is none, or
+        does not fit.
     """
-    sites, image = _read_sites(data, image, where)
-    code = _choose_library(sites, library)
+    sites = _read_sites(data, image, where)
+    code = choose_library(sites, library)
     chosen = sites.library == code
     rows, positions, pitch = sites.order[chosen], sites.positions[chosen], sites.pitch[code]
+    if not sites.images:
+        return Scene(sites.libraries[code], rows, positions, pitch, _bounds(positions, pitch))
+    return scene_on_image(sites.images[code], sites.libraries[code], rows, positions, pitch)
+
+
+def _read_sites(data, image, where: dict) -> Sites:
+    if not isinstance(image, bool | np.bool_):
+        if not (isinstance(image, str | Path | Mapping) or hasattr(image, "shape")):
+            raise TypeError(
+                f"image={image!r} must be True, False, a path, an array (y, x, channels), or a dict of these by library."
+            )
+        return read_sites(data, image=image, **where)
     if not image:
-        return Scene(rows, positions, pitch, _bounds(positions, pitch))
-    return _scene_on_image(sites.images[code], rows, positions, pitch)
+        return read_sites(data, with_images=False, **where)
+    try:
+        return read_sites(data, **where)
+    except (KeyError, ValueError) as error:
+        problem = error.args[0]
+    sites = read_sites(data, with_images=False, **where)  # raises again where it is not the image that is missing
+    logger.warning(
+        "drawn without the image: %s Here, pass image= (a path, an array, or a dict of them by library), or image=False to "
+        "draw the spots alone.", problem,
+    )  # fmt: skip
+    return sites
 
 
-def _read_sites(data, image: bool, where: dict) -> tuple[Sites, bool]:
-    if image:
-        try:
-            return read_sites(data, **where), True
-        except (KeyError, ValueError) as error:
-            problem = error.args[0]
-        sites = read_sites(data, with_images=False, **where)  # raises again where it is not the image that is missing
-        logger.warning("drawn without the image: %s", problem)
-        return sites, False
-    return read_sites(data, with_images=False, **where), False
-
-
-def _choose_library(sites: Sites, library: str | None) -> int:
+def choose_library(sites: Sites, library: str | None) -> int:
     if library is None:
         if len(sites.libraries) > 1:
             raise ValueError(
@@ -115,7 +132,7 @@ def _choose_library(sites: Sites, library: str | None) -> int:
     return sites.libraries.index(library)
 
 
-def _scene_on_image(image: SectionImage, rows: np.ndarray, positions: np.ndarray, pitch: float) -> Scene:
+def scene_on_image(image: SectionImage, library: str, rows: np.ndarray, positions: np.ndarray, pitch: float) -> Scene:
     """The scene in pixels of the level that is drawn, so that a rotated or flipped image stays as it is."""
     level = image.level_for(np.ptp(positions, axis=0).max(), BACKDROP_PX)
     spots, pitch = level.locate(positions), pitch * level.scale.mean()
@@ -123,10 +140,12 @@ def _scene_on_image(image: SectionImage, rows: np.ndarray, positions: np.ndarray
     height, width = level.pixels.shape[:2]
     left, right = np.clip([np.floor(bounds[0]), np.ceil(bounds[1])], 0, width).astype(int)
     top, bottom = np.clip([np.floor(bounds[3]), np.ceil(bounds[2])], 0, height).astype(int)
+    if left == right or top == bottom:  # all spots are off the image
+        return Scene(library, rows, spots, pitch, bounds)
     step = max(1, max(right - left, bottom - top) // BACKDROP_PX)
     pixels = to_uint8(level.pixels)(np.asarray(level.pixels[top:bottom:step, left:right:step]))
     reach = (left, left + pixels.shape[1] * step, top + pixels.shape[0] * step, top)
-    return Scene(rows, spots, pitch, bounds, pixels, reach)
+    return Scene(library, rows, spots, pitch, bounds, pixels, reach)
 
 
 def _bounds(spots: np.ndarray, pitch: float) -> tuple[float, float, float, float]:

@@ -7,12 +7,19 @@ from scipy import sparse
 from snrmix._names import closest, listing
 from snrmix._result import gene_flags, result_table
 from snrmix.expression import TARGET_SUM, matrix_of
-from snrmix.lattice import nearest_distance
+from snrmix.lattice import ADDED, nearest_distance
 from snrmix.pl._figure import GREY, INK, finish
 from snrmix.pl._scene import Scene, read_scene
 
 PANEL_INCHES = 3.3
 MANY_SPOTS = 10_000  # from here on discs overlap, so that no lattice of gaps shows through
+OBSERVED_SIZE, OBSERVED_COLOUR = 0.35, "#8a8a8a"  # of observed spots among the uncertain ones
+SCORES = {  # by kind of model, see `snrmix.libraries.Part`
+    "own": "out-of-fold Pearson",
+    "shared": "shared model, out-of-fold Pearson",
+    "leave-library-out": "other slides left out: Pearson",
+    "within-library": "regions of another slide left out: Pearson",
+}
 EXPRESSION_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
@@ -24,7 +31,7 @@ def compare(
     layer: str | None = None,
     truth: str | None = None,
     library: str | None = None,
-    image: bool = True,
+    image=True,
     size: float | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
@@ -34,7 +41,9 @@ def compare(
 ):
     """Draw a gene over the tissue: the histology, what was measured, what was imputed, and how sure that is.
 
-    Measured and imputed values share their colours. Spots without a measurement are hollow.
+    Measured and imputed values share their colours. Spots without a measurement are hollow; sites that
+    `snrmix.pp.fill_grid` added are left out where they have none. Spots whose value was observed are grey dots in the
+    uncertainty.
 
     Parameters
     ----------
@@ -52,7 +61,8 @@ def compare(
     library
         The library to draw; needed when there are several.
     image
-        Draw the histology. Where it cannot be read, the spots are drawn alone and a warning says why.
+        ``True``: draw the histology of the object; where it cannot be read, the spots are drawn alone and a warning says
+        why. ``False``: draw the spots alone. Or an image of its own, as in `snrmix.tl.impute`.
     size
         Diameter of the spots in pitches, or in the distance between the spots that are drawn where that is less; 1, or
         1.3 from 10,000 spots on, where ``None``.
@@ -73,7 +83,9 @@ def compare(
     KeyError
         When there is no such result, gene, layer or library.
     ValueError
-        When the library is not clear, or the gene was left out of the imputation.
+        When the library is not clear, the gene was left out of the imputation, or an image that was given does not fit.
+    TypeError
+        When ``image`` is neither of these.
     """
     import matplotlib.pyplot as plt
 
@@ -97,10 +109,12 @@ def compare(
     height = PANEL_INCHES * np.clip(scene.height_to_width, 0.3, 3) + 1.05
     figure = plt.figure(figsize=(PANEL_INCHES * n_panels, height * len(columns)), layout="constrained")
     rows = np.atleast_1d(figure.subfigures(len(columns), 1))
+    is_spot = ~_added_rows(table)[scene.rows]
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        row.suptitle(_heading(table, column, key), x=0.012, ha="left", fontsize="large", color=INK, parse_math=False)
+        heading = _heading(table, column, key, scene.library)
+        row.suptitle(heading, x=0.012, ha="left", fontsize="large", color=INK, parse_math=False)
         row_sd = None if sd is None else sd[:, i]
-        _draw_row(row, scene, {name: values[:, i] for name, values in maps.items()}, row_sd, size, units)
+        _draw_row(row, scene, {name: values[:, i] for name, values in maps.items()}, row_sd, is_spot, size, units)
     return finish(figure, show, save)
 
 
@@ -130,6 +144,11 @@ def _measured_rows(table: AnnData, key: str) -> np.ndarray:
     return table.obs[name].to_numpy(dtype=bool)
 
 
+def _added_rows(table: AnnData) -> np.ndarray:
+    """Sites of `snrmix.pp.fill_grid`."""
+    return table.obs[ADDED].to_numpy(dtype=bool) if ADDED in table.obs else np.zeros(table.n_obs, bool)
+
+
 def _observed(table: AnnData, rows: np.ndarray, columns: np.ndarray, layer: str | None, record: dict) -> np.ndarray:
     """Measured values in the units of the result, shape (rows, columns)."""
     imputed_from = record.get("parameters", {}).get("layer")
@@ -148,19 +167,38 @@ def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -
     return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float)
 
 
-def _heading(table: AnnData, column: int, key: str) -> str:
-    """The gene, and how well it is predicted where that is known."""
+def _heading(table: AnnData, column: int, key: str, library: str) -> str:
+    """The gene, and how well it is predicted in this library where that is known."""
     words = f"{table.var_names[column]}:"
-    if f"{key}_pearson" in table.var and np.isfinite(score := table.var[f"{key}_pearson"].iloc[column]):
-        words += f" out-of-fold Pearson {score:.2f},"
-    reliable = gene_flags(table, f"{key}_reliable")
+    pearson, reliable, kind = _score(table, column, key, library)
+    if np.isfinite(pearson):
+        words += f" {SCORES[kind]} {pearson:.2f},"
     if reliable is not None:
-        words += " reliable" if reliable[column] else " not reliable"
+        words += " reliable" if reliable else " not reliable"
     return words.rstrip(":,")
 
 
+def _score(table: AnnData, column: int, key: str, library: str) -> tuple[float, bool | None, str]:
+    """Pearson (NaN where unknown) and reliability (``None`` likewise) of a gene, and the kind of model they are of."""
+    record = table.uns[key].get("libraries", {}).get(library.replace("/", "|"))
+    if record is not None:  # var has means over libraries
+        genes, name = record["genes"], table.var_names[column]
+        if name not in genes.index:
+            return np.nan, None, record["kind"]
+        return float(genes.at[name, "pearson"]), bool(genes.at[name, "reliable"]), record["kind"]
+    pearson = float(table.var[f"{key}_pearson"].iloc[column]) if f"{key}_pearson" in table.var else np.nan
+    reliable = gene_flags(table, f"{key}_reliable")
+    return pearson, None if reliable is None else bool(reliable[column]), "own"
+
+
 def _draw_row(
-    figure, scene: Scene, maps: dict[str, np.ndarray], sd: np.ndarray | None, size: float, units: str
+    figure,
+    scene: Scene,
+    maps: dict[str, np.ndarray],
+    sd: np.ndarray | None,
+    is_spot: np.ndarray,
+    size: float,
+    units: str,
 ) -> None:
     """One gene: the panels, and under those that share their colours the bar that explains them."""
     image = ["H&E"] if scene.backdrop is not None else []
@@ -171,11 +209,15 @@ def _draw_row(
         scene.draw_backdrop(axes["H&E"])
     limits = _limits(np.concatenate(list(maps.values())))
     for name, values in maps.items():
+        is_missing = is_spot & np.isnan(values)
+        scene.draw_spots(axes[name], is_missing, 0.65 * size, facecolor="none", edgecolor=GREY, linewidth=0.5)
         discs = _draw_map(axes[name], scene, values, limits, EXPRESSION_COLOURS, size)
     _colour_bar(figure, discs, axes["bar"], units)
     if sd is not None:
-        sd = np.where(sd > 0, sd, np.nan)  # zero where the value was observed, not imputed
-        discs = _draw_map(axes["uncertainty"], scene, sd, (0, _limits(sd)[1]), SD_COLOURS, size)
+        is_observed = sd == 0
+        sd = np.where(is_observed, np.nan, sd)
+        scene.draw_spots(axes["uncertainty"], is_observed, OBSERVED_SIZE * size, facecolor=OBSERVED_COLOUR, linewidth=0)
+        discs = _draw_map(axes["uncertainty"], scene, sd, _limits(sd), SD_COLOURS, size)
         _colour_bar(figure, discs, axes["sd bar"], "standard deviation")
     for name in mosaic[0]:
         axes[name].set_title(name, fontsize="medium")
@@ -186,9 +228,7 @@ def _draw_map(ax, scene: Scene, values: np.ndarray, limits: tuple[float, float],
     if known.sum() > 1:  # sites of fill_grid lie closer than the pitch
         size *= min(1.0, nearest_distance(scene.spots[known]) / scene.pitch)
     scene.draw_backdrop(ax, opacity=0.5)
-    scene.draw_spots(ax, ~known, 0.65 * size, facecolor="none", edgecolor=GREY, linewidth=0.5)
-    discs = scene.draw_spots(ax, known, size, array=values[known], cmap=colours, clim=limits, linewidth=0)
-    return discs
+    return scene.draw_spots(ax, known, size, array=values[known], cmap=colours, clim=limits, linewidth=0)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:

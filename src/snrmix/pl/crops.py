@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -8,9 +9,9 @@ import numpy as np
 from snrmix._names import closest, listing
 from snrmix.embedding import DEFAULT_SCALES, _check_scales, patch_sides
 from snrmix.images.crops import read_crops
-from snrmix.images.source import SectionImage, patch_pixels
+from snrmix.images.source import Level, SectionImage, patch_pixels
 from snrmix.pl._figure import GREY, INK, finish
-from snrmix.pl._scene import Scene, _choose_library, _scene_on_image
+from snrmix.pl._scene import Scene, choose_library, scene_on_image
 from snrmix.sites import Sites, read_sites
 
 CROP_INCHES = 1.35
@@ -27,7 +28,7 @@ def crops(
     size: int = 128,
     image=None,
     image_key: str | None = None,
-    um_per_px: float | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
     library: str | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
@@ -36,7 +37,8 @@ def crops(
 ):
     """Draw what the encoder sees: crops around some sites at every scale, and where they lie on the section.
 
-    Look at them before imputing: if the crops show no tissue, or too few pixels, image and coordinates do not fit.
+    Look at them before imputing: if the crops show no tissue, or too few pixels, image and coordinates do not fit. What
+    `snrmix.tl.impute` would refuse for that is drawn here, and a warning says why. Off the image its border is repeated.
 
     Parameters
     ----------
@@ -68,8 +70,8 @@ def crops(
     Raises
     ------
     KeyError, ValueError, TypeError
-        When image and coordinates are missing or do not fit, the library is not clear, a site is not in it, or ``n``,
-        ``scales`` or ``size`` is not positive.
+        When image or coordinates are missing, the library is not clear, a site is not in it, or ``n``, ``scales`` or
+        ``size`` is not positive.
 
     Examples
     --------
@@ -79,9 +81,10 @@ def crops(
     if not isinstance(size, Integral) or size < 1:
         raise ValueError(f"size={size!r} must be a positive number of pixels.")
     found = read_sites(
-        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
-    )
-    code = _choose_library(found, library)
+        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
+        refuse=False,
+    )  # fmt: skip
+    code = choose_library(found, library)
     section = _read_section(found, code, scales, size)
     chosen = section.spread(n) if sites is None else section.find(sites)
     return finish(_draw(section, chosen, size), show, save)
@@ -145,12 +148,12 @@ class _Section:
         crops = np.empty((len(chosen), len(self.sides), size, size, 3), np.uint8)
         for scale, side in enumerate(self.sides):
             level = self.image.level_for(side, size)
-            for which, pixels in read_crops(level, self.positions[chosen], side, size):
+            for which, pixels in read_crops(level, _brought_near(self.positions[chosen], level, side), side, size):
                 crops[which, scale] = pixels
         return crops
 
     def scene(self) -> Scene:
-        return _scene_on_image(self.image, np.arange(len(self.names)), self.positions, self.pitch)
+        return scene_on_image(self.image, self.library, np.arange(len(self.names)), self.positions, self.pitch)
 
     def titles(self) -> list[str]:
         """How large the crops are, by scale."""
@@ -173,6 +176,13 @@ def _read_section(sites: Sites, code: int, scales: np.ndarray, size: int) -> _Se
         patch_pixels(image, sides, size),
         image,
     )
+
+
+def _brought_near(positions: np.ndarray, level: Level, side: float) -> np.ndarray:
+    """Positions far off the image moved beside it: a crop there is the same, without the padding up to it."""
+    pixels, reach = level.locate(positions), side * level.scale
+    shift = np.clip(pixels, -reach, level.pixels.shape[1::-1] + reach) - pixels
+    return np.where(shift.any(1, keepdims=True), positions + shift @ np.linalg.inv(level.affine[:, :2]).T, positions)
 
 
 def _draw(section: _Section, chosen: np.ndarray, size: int):
@@ -201,6 +211,7 @@ def _draw(section: _Section, chosen: np.ndarray, size: int):
 def _draw_section(ax, scene: Scene, section: _Section, chosen: np.ndarray) -> None:
     """The section, every site as a dot, and the crops as squares with the number of their row."""
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     scene.draw_backdrop(ax)
     scene.draw_spots(ax, np.ones(len(scene.spots), bool), 0.12, facecolor=GREY, linewidth=0)
@@ -208,7 +219,9 @@ def _draw_section(ax, scene: Scene, section: _Section, chosen: np.ndarray) -> No
     for number, (site, colour) in enumerate(zip(chosen, _colours(len(chosen)), strict=True), start=1):
         x, y = scene.spots[site]
         for half in reach:
-            ax.add_patch(Rectangle((x - half, y - half), 2 * half, 2 * half, fill=False, color=colour, linewidth=1.5))
+            frame = Rectangle((x - half, y - half), 2 * half, 2 * half, fill=False, color=colour, linewidth=1.5)
+            frame.set_path_effects([withStroke(linewidth=2.7, foreground="white")])  # seen on a dark image as well
+            ax.add_patch(frame)
         is_at_top = y - reach.max() < scene.bounds[3] + 0.5 * scene.pitch  # no room above
         ax.text(
             x, y + reach.max() * (1 if is_at_top else -1), number, ha="center", va="center", color="white",

@@ -43,13 +43,16 @@ def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bo
     pearson = table.var[f"{key}_pearson"].to_numpy(float)[known] if f"{key}_pearson" in table.var else None
 
     figure, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
-    colours = {"color": INK} if pearson is None else {"c": pearson, "cmap": "viridis"}
+    is_shared = len(network) > 1 and np.ptp(network) == np.ptp(kriging) == 0
+    has_colours = pearson is not None and not is_shared  # in one point the last one hides the others
+    colours = {"c": pearson, "cmap": "viridis"} if has_colours else {"color": INK}
     points = ax.scatter(network, kriging, s=16, linewidth=0, alpha=0.85, zorder=3, **colours)
-    if pearson is not None:
+    if has_colours:
         bar = figure.colorbar(points, ax=ax, aspect=40, pad=0.02, label="out-of-fold Pearson")
         bar.outline.set_visible(False)
     _draw_medians(ax, network, kriging)
-    open_axes(ax, x="weight of the network", y="weight of kriging", title=f"{len(network)} genes")
+    title = "one weight for all genes" if is_shared else f"{len(network)} genes"
+    open_axes(ax, x="weight of the network", y="weight of kriging", title=title)
     return finish(figure, show, save)
 
 

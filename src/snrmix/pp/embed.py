@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from snrmix.embedding import DEFAULT_SCALES, choose_device, compute_embedding, read_cache, write_cache
@@ -14,7 +15,7 @@ def embed_histology(
     scales=DEFAULT_SCALES,
     image=None,
     image_key: str | None = None,
-    um_per_px: float | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
     accelerator: str = "auto",

@@ -45,7 +45,7 @@ def fill_grid(
     layer: str | None = None,
     image=None,
     image_key: str | None = None,
-    um_per_px: float | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
     key_added: str = "measured",
@@ -81,18 +81,18 @@ def fill_grid(
     A new AnnData, or a new SpatialData that shares the images with ``data``. The sites of ``data`` come first, as they
     were. At added sites
 
-    ``X``, ``layers``, ``raw``
-        0; sparse matrices stay sparse.
+    ``X``, ``raw``, ``layers``
+        0; sparse matrices stay sparse. NumPy layers with values that are not whole numbers have NaN.
     ``obs[key_added]``, ``obs["snrmix_added"]``
         ``False`` and ``True``.
     ``obs["in_tissue"]``, the columns of the library and of the region
         1, and those of the library.
     other columns of ``obs``, ``array_row`` and ``array_col`` among them
-        ``False`` in boolean columns, else missing: whole numbers become floating.
+        ``False`` in boolean columns, nullable ones too, else missing: whole numbers become floating.
     ``obsm["spatial"]``
         Their positions. Other dense arrays of ``obsm`` are NaN, sparse ones 0.
 
-    Names tell library and position. Graphs in ``obsp``, ``obsm["X_histology"]`` and results of `snrmix.tl.impute` do
+    Names tell library and position. Graphs in ``obsp``, ``obsm["X_histology"]`` and all that `snrmix.tl.impute` wrote do
     not know the new sites and are left out. A SpatialData gets the shapes of the new sites too, each that of the
     nearest site, moved.
 
@@ -240,42 +240,53 @@ def _check_memory(n: int, bytes_each: int, what: str) -> None:
 
 def _grow(data, table: AnnData, sites: Sites, added: _Added, library_key: str | None) -> AnnData:
     """The table with more rows; results that do not know these are left out."""
-    m, ours = len(added), _results(table)
-    stale = {CACHE_KEY, *(f"{key}{end}" for key in ours for end in ("", "_sd"))}
+    m, stale = len(added), _stale(table)
     names = table.obs_names.append(added.names)
     obsm = {
         key: _longer(table.obsm[key], m, np.nan, names)
         for key in table.obsm.keys()
-        if key not in {CACHE_KEY, "spatial"}
+        if ("obsm", key) not in stale and key != "spatial"
     }
     if "spatial" in table.obsm:
         obsm["spatial"] = np.concatenate([np.asarray(table.obsm["spatial"]), _stored_positions(table, sites, added)])
-    uns = {key: value for key, value in table.uns.items() if key not in stale and not _is_graph(value)}
+    uns = {key: value for key, value in table.uns.items() if ("uns", key) not in stale and not _is_graph(value)}
     grown = AnnData(
         _longer(table.X, m, 0, names) if table.X is not None else None,
         obs=_longer_obs(data, table, sites, added, library_key, names),
-        var=table.var.copy(),
+        var=table.var.drop(columns=[key for part, key in stale if part == "var"]),
         uns=copy.deepcopy(uns),
         obsm=obsm,
-        varm={key: copy.copy(table.varm[key]) for key in table.varm.keys()},
+        varm={key: copy.copy(table.varm[key]) for key in table.varm.keys() if ("varm", key) not in stale},
         varp={key: table.varp[key].copy() for key in table.varp.keys()},
         layers={
-            key: _longer(table.layers[key], m, 0, names)
+            key: _longer(table.layers[key], m, _fill_of(table.layers[key]), names)
             for key in table.layers.keys()
-            if key is not None and key not in stale
+            if key is not None and ("layers", key) not in stale
         },
     )
+    grown.obs = grown.obs.drop(columns=[key for part, key in stale if part == "obs"])
     if table.raw is not None:
         grown.raw = AnnData(_longer(table.raw.X, m, 0, names), obs=pd.DataFrame(index=names), var=table.raw.var.copy())
-    dropped = [*table.obsp.keys(), *(key for key in stale if key in table.obsm or key in table.layers)]
+    dropped = [*table.obsp.keys(), *(key for part, key in stale if part in ("obsm", "layers"))]
     if dropped:
         logger.info("left out, because they do not know the added sites: %s.", listing(sorted(dropped)))
     return grown
 
 
-def _results(table: AnnData) -> list[str]:
-    """Names of earlier results of `snrmix.tl.impute`."""
-    return [key for key, value in table.uns.items() if isinstance(value, Mapping) and "calibration" in value]
+def _stale(table: AnnData) -> set[tuple[str, str]]:
+    """What the table has of an embedding and of results of `snrmix.tl.impute`: parts, and names in them."""
+    from snrmix.tl.write import names_of
+
+    results = [key for key, value in table.uns.items() if isinstance(value, Mapping) and "calibration" in value]
+    ours = [("obsm", CACHE_KEY), ("uns", CACHE_KEY), *(place for key in results for place in names_of(key))]
+    return {(part, key) for part, key in ours if key in getattr(table, part)}
+
+
+def _fill_of(layer) -> float:
+    """What a layer has at added sites: 0, as counts have, or NaN where 0 would be a value like any other."""
+    if not isinstance(layer, np.ndarray) or layer.dtype.kind != "f":
+        return 0
+    return 0 if np.array_equal(layer, np.rint(layer), equal_nan=True) else np.nan
 
 
 def _is_graph(value) -> bool:
@@ -311,8 +322,8 @@ def _longer_obs(data, table, sites: Sites, added: _Added, library_key: str | Non
             known = pd.Series(_new_instances(data, column, added))
         elif name == "in_tissue" and column.dtype.kind in "biu":
             known = pd.Series(np.ones(len(added)), dtype=column.dtype)
-        elif column.dtype == bool:
-            known = pd.Series(np.zeros(len(added), bool))
+        elif column.dtype == bool or column.dtype == "boolean":
+            known = pd.Series(np.zeros(len(added), bool), dtype=column.dtype)
         columns[name] = column.reindex(names) if known is None else pd.concat([column, known]).set_axis(names)
     return pd.DataFrame(columns, index=names)
 

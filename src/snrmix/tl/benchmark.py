@@ -432,7 +432,8 @@ def _sort_options(options: dict) -> tuple[dict, dict]:
     for name in NOT_OPTIONS:
         if name in options:
             raise TypeError(f"benchmark() has no {name}=; choose with methods= what to compare.")
-    reading = [name for name in inspect.signature(read_source).parameters if name not in ("data", "device")]
+    ours = ("data", "device", "check", "need_features", "finetuning")
+    reading = [name for name in inspect.signature(read_source).parameters if name not in ours]
     return (
         {name: value for name, value in options.items() if name in reading},
         {name: value for name, value in options.items() if name not in reading},

@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix._names import listing
-from snrmix._result import result_table
+from snrmix._result import check_libraries, result_table
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.folds import distance_to_measured
 from snrmix.expression import matrix_of, read_expression, read_mask
@@ -72,6 +72,7 @@ def coverage(
     """
     table = result_table(data, key, table_key)
     sites = read_sites(data, table_key=table_key, library_key=library_key, with_images=False)
+    check_libraries(sites, table.uns[key], key)
     held = read_mask(table, held_out, "held_out")[sites.order]
     measured = read_mask(table, f"{key}_measured", f"{key}_measured")[sites.order]
     _check_unseen(table, sites, held, measured, key)

@@ -8,8 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from snrmix._log import logger
-from snrmix._names import listing
-from snrmix._result import result_table
+from snrmix._result import check_libraries, result_table
 from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
@@ -110,7 +109,7 @@ def evaluate(
     table = result_table(data, key, table_key)
     record, predicted = table.uns[key], matrix_of(table, key)
     sites = read_sites(data, table_key=table_key, library_key=library_key, with_images=False)
-    _check_libraries(sites, record, key)
+    check_libraries(sites, record, key)
     held = read_mask(table, held_out, "held_out")[sites.order]
     measured = read_mask(table, f"{key}_measured", f"{key}_measured")[sites.order]
     _check_held_out(held, measured, record["fill"], sites)
@@ -129,15 +128,6 @@ def evaluate(
     counted = truth is None and expression.input_units == "counts"
     case = _Case(sites, held, measured, observed, expression, target, predicted, counted)
     return _by_gene(case, wanted, table)
-
-
-def _check_libraries(sites: Sites, record, key: str) -> None:
-    known = [str(name) for name in np.atleast_1d(record["image"]["libraries"])]
-    if not set(sites.libraries) <= set(known):
-        raise ValueError(
-            f"libraries are {listing(sites.libraries)} here and were {listing(known)} when {key!r} was imputed; pass the "
-            "library_key= of that call."
-        )
 
 
 def _check_held_out(held: np.ndarray, measured: np.ndarray, fill: str, sites: Sites) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from functools import partial
+from functools import partial, wraps
 
 import numpy as np
 
@@ -18,13 +18,30 @@ from snrmix.estimate import check_run
 from snrmix.images import resolve_encoder
 from snrmix.libraries import plan_models
 from snrmix.prepare import Source, read_source
-from snrmix.presets import apply_preset, given_arguments
+from snrmix.presets import apply_preset
 from snrmix.sites import read_table
 from snrmix.splits import settle_neighbours
 from snrmix.tl.finetuning import finetuning_options
-from snrmix.tl.write import UNITS, Model, check_memory, library_scores, overall, write
+from snrmix.tl.write import UNITS, Model, check_memory, library_scores, names_of, overall, write
 
 
+def takes_preset(function):
+    """Let a call name a preset: its arguments are those of the call where that does not give them."""
+
+    @wraps(function)
+    def call(data, **given):
+        preset = given.pop("preset", None)
+        if preset is None:
+            return function(data, **given)
+        result = function(data, **apply_preset(preset, given))
+        table = read_table(data, given.get("table_key")) if result is None else result
+        table.uns[given.get("key_added", "snrmix")]["parameters"]["preset"] = preset
+        return result
+
+    return call
+
+
+@takes_preset
 def impute(
     data,
     *,
@@ -34,7 +51,7 @@ def impute(
     genes=None,
     image=None,
     image_key: str | None = None,
-    um_per_px: float | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
     table_key: str | None = None,
     use_rep: str | None = None,
     encoder="efficientnet_lite0",
@@ -47,7 +64,7 @@ def impute(
     n_folds: int = 5,
     n_repeats: int = 1,
     validation=0.2,
-    max_epochs: int = 80,
+    max_epochs: int | None = None,
     early_stopping: bool = True,
     fill: str = "auto",
     key_added: str = "snrmix",
@@ -89,7 +106,8 @@ def impute(
     image_key
         Which image of ``uns["spatial"][library]["images"]`` or of the SpatialData to use.
     um_per_px
-        Micrometres per unit of ``obsm["spatial"]``, where it is known better than the array tells.
+        Micrometres per unit of ``obsm["spatial"]``, where it is known better than the array tells; a dict by library where
+        they differ.
     table_key
         Table of the SpatialData.
     use_rep
@@ -100,7 +118,8 @@ def impute(
         obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
         SpatialData table. Spots of different libraries are never neighbours.
     share
-        ``False``: each library has its own model, and its result is that of a call on this library alone. ``True``: one
+        ``False``: each library has its own model, and its result is that of a call on this library alone, but for a number
+        of ``genes``, which are chosen over all libraries, and the patch size of a library without an array. ``True``: one
         model of all libraries. Either way, libraries without measured spots (with ``share=True`` also those with fewer
         than 20) get a model of all measured ones, scored on whole libraries that it has not seen.
     mix
@@ -118,7 +137,8 @@ def impute(
         With ``n_folds=1``: share of the measured spots that is held out for early stopping and scores, or a boolean obs
         column that marks them.
     max_epochs, early_stopping
-        Length of the training; the best epoch of a network is chosen by spots that it is not scored on.
+        Length of the training, by default 80, or 30 with ``finetune``; the best epoch of a network is chosen by spots
+        that it is not scored on.
     fill
         ``"unmeasured"``: observed values at measured spots, predictions elsewhere. ``"all"``: predictions at every
         spot, those at measured spots out-of-fold, so that the layer is denoised and of one kind. ``"auto"``:
@@ -134,7 +154,8 @@ def impute(
     finetuning
         Options of that, see `snrmix.Finetuning`; single ones can also be given by name.
     preset
-        ``"paper"`` or ``"authors_code"``: every setting of the published recipe. Arguments given beside it win.
+        ``"paper"`` or ``"authors_code"``: every setting of the published recipe. Arguments given beside it win;
+        ``finetuning`` replaces all of its options of the training.
     copy
         Return a modified copy of the AnnData (of the table, for SpatialData) and leave ``data`` alone.
     **training
@@ -185,17 +206,13 @@ def impute(
     >>> adata.layers["snrmix"].shape == adata.shape
     True
     """
-    arguments = {**locals(), **training}
-    if preset is not None:
-        return _with_preset(**{name: value for name, value in arguments.items() if name != "training"})
     mixing, seed, device = resolve_mixing(mix), _seed(random_state), choose_device(accelerator)
-    given = given_arguments(impute, arguments)
-    own = {name: given[name] for name in ("max_epochs", "early_stopping") if name in given}
-    run = {"accelerator": accelerator, "devices": devices}
+    training |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
+    training |= {"max_epochs": max_epochs} if max_epochs is not None else {}
     encoder = resolve_encoder(encoder) if use_rep is None else None
-    tuning = finetuning_options(finetune, finetuning, {**training, **own, **run}, encoder, use_rep)
+    tuning = finetuning_options(finetune, finetuning, training, encoder, use_rep)
     if tuning is None:
-        options = training_options(training, max_epochs=max_epochs, early_stopping=early_stopping, **run)
+        options = training_options(training)
         check_pixels(mixing)
     else:
         options = tuning
@@ -209,7 +226,12 @@ def impute(
     _check_output(table, fill, key_added)
     check_memory(table)
     check = partial(
-        check_run, n_folds=n_folds, n_repeats=n_repeats, max_epochs=max_epochs, kriging=kriging, share=bool(share)
+        check_run,
+        n_folds=n_folds,
+        n_repeats=n_repeats,
+        max_epochs=options.max_epochs,
+        kriging=kriging,
+        share=bool(share),
     )
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
@@ -250,15 +272,6 @@ def impute(
     return result if copy else None
 
 
-def _with_preset(data, preset: str, **arguments):
-    """Run with a preset, and record its name."""
-    chosen = apply_preset(preset, given_arguments(impute, arguments))
-    result = impute(data, **chosen)
-    table = read_table(data, arguments["table_key"]) if result is None else result
-    table.uns[arguments["key_added"]]["parameters"]["preset"] = preset
-    return result
-
-
 def training_options(extra: dict, **given) -> Training:
     """`Training` from keyword arguments.
 
@@ -289,8 +302,11 @@ def _check_output(table, fill: str, key: str) -> None:
     if not isinstance(key, str) or not key or "/" in key:
         raise ValueError(f"key_added={key!r} must be a name without '/'.")
     ours = "calibration" in table.uns[key] if isinstance(table.uns.get(key), Mapping) else False
-    if not ours and (key in table.uns or key in table.layers or key == CACHE_KEY):
-        raise ValueError(f"key_added={key!r} is the name of something else in uns or layers; choose another name.")
+    taken = [f"{part}[{name!r}]" for part, name in names_of(key) if name in getattr(table, part)]
+    if key == CACHE_KEY or (taken and not ours):
+        raise ValueError(
+            f"key_added={key!r} would overwrite something else: {', '.join(taken) or key}; choose another name."
+        )
 
 
 def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -> str:

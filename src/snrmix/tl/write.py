@@ -85,6 +85,15 @@ def write(table: AnnData, source: Source, models: list[Model], fill: str, key: s
         write_cache(table, source.sites, source.embedding)
 
 
+def names_of(key: str) -> list[tuple[str, str]]:
+    """Where a result of that name is stored: parts of the object, and names in them."""
+    columns = ("pearson", "mse", "explained", "reliable", "modelled", "weight_network", "weight_kriging", "calibration")
+    return [
+        ("uns", key), ("layers", key), ("layers", f"{key}_sd"), ("obs", f"{key}_measured"), ("obs", f"{key}_model"),
+        ("varm", f"{key}_calibration"), *(("var", f"{key}_{name}") for name in columns),
+    ]  # fmt: skip
+
+
 def remove_earlier(table: AnnData, key: str) -> None:
     """Remove what an earlier call wrote and this one may not."""
     table.var.drop(
@@ -113,6 +122,10 @@ def full_layers(shape: tuple[int, int], models: list[Model], fill: str) -> tuple
                 block = block if own.all() else block[own]
                 layer[np.ix_(order[rows[own]], expression.columns)] = block
             layer[np.ix_(order[part.predicts], expression.mean_columns)] = constant
+        if fill == "unmeasured":
+            own = part.predicts[section.measured]
+            seen = np.ix_(order[section.measured[own]], expression.mean_columns)
+            values[seen], sds[seen] = expression.rare_values.toarray()[own], 0
     return values, sds
 
 

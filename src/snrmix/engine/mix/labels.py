@@ -135,7 +135,7 @@ def _halves_error(table: PartnerTable, head: int, train: torch.Tensor, sigma: fl
     """Squared error of predicting one half of the outputs by partners chosen by the other half, and the reverse."""
     labels, some = table.labels[head], train[:: -(-len(train) // most)]
     halves, total = (slice(0, None, 2), slice(1, None, 2)), torch.zeros((), device=labels.device)
-    for seen, hidden in (halves, halves[::-1]):
+    for seen, hidden in (halves, halves[::-1]) if labels.shape[1] > 1 else ():
         # A half of the outputs has 1 / sqrt(2) of the distance.
         bandwidth = sigma * table.spread[head] / 2**0.5
         probability = partner_probabilities(some, table, head, bandwidth, labels[:, seen])

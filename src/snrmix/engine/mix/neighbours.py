@@ -66,6 +66,8 @@ class SNRMixing:
     def __post_init__(self):
         for name in ("k", "sigma", "alpha"):
             positive(name, getattr(self, name))
+        if self.k <= self.count_self:
+            raise ValueError(f"k={self.k!r} must be 2 or more with count_self=True.")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {listing(known)}.")
