@@ -52,6 +52,10 @@ def write_layer(
         Replace a result of that name in the store. A process that is killed while the two are exchanged leaves a store
         without this result, and with everything else; its consolidated metadata may be missing, and are not needed.
 
+    Returns
+    -------
+    ``None``. The store gets the layers of the result, its columns of ``obs`` and ``var``, and its record in ``uns``.
+
     Raises
     ------
     ValueError
