@@ -114,8 +114,7 @@ def test_components_are_taken_where_values_are_many(monkeypatch):
     train = np.arange(200)
     assert targets.make_targets(expression, train).basis is None
     monkeypatch.setattr(targets, "MOST_VALUES", 1000)
-    monkeypatch.setattr(targets, "COMPONENTS", 6)
-    found = targets.make_targets(expression, train)
+    found = targets.make_targets(expression, train, most=6)
     assert found.values.shape == (300, 6)
     np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(6), atol=1e-5)
     np.testing.assert_allclose(found.to_genes(found.values), expression, atol=1e-3)  # it has rank 4
