@@ -27,7 +27,7 @@ from snrmix.engine.crossfit import fit_network
 from snrmix.engine.fit import Member, finer, stack_members
 from snrmix.engine.kriging import krige_section
 from snrmix.engine.mix import resolve_mixing
-from snrmix.splits import settle_neighbours
+from snrmix.plan.splits import settle_neighbours
 from snrmix.tl.benchmark import METHODS, Case
 
 DEFAULT = "as it is"

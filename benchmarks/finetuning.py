@@ -19,18 +19,18 @@ import pandas as pd
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.embedding import choose_device, patch_sides
+from snrmix.data.embedding import choose_device, patch_sides
+from snrmix.data.expression import read_expression
 from snrmix.engine.crossfit import fit_network
 from snrmix.engine.finetune import Finetuning, fit_finetuned
 from snrmix.engine.losses import Losses
 from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network import Training
-from snrmix.expression import read_expression
 from snrmix.images import Encoder, resolve_encoder
-from snrmix.images.patches import read_patches
-from snrmix.prepare import prepare
-from snrmix.splits import choose_folds
+from snrmix.plan.patches import read_patches
+from snrmix.plan.source import prepare
+from snrmix.plan.splits import choose_folds
 
 FROZEN = "frozen"
 VARIANTS = [

@@ -84,7 +84,7 @@ def test_the_object_stays_as_it_was(embedded, assert_unchanged):
 
 def test_histology_is_embedded_once(tissue, monkeypatch):
     calls = []
-    import snrmix.embedding as embedding
+    import snrmix.data.embedding as embedding
 
     original = embedding._embed
     monkeypatch.setattr(embedding, "_embed", lambda *args: calls.append(1) or original(*args))

@@ -6,7 +6,7 @@ from torch import nn
 import snrmix
 from snrmix.engine.finetune import Finetuning
 from snrmix.images import Encoder, resolve_encoder
-from snrmix.tl.finetuning import finetuning_options
+from snrmix.plan.options import finetuning_options
 
 TINY = Encoder("tiny", nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16)
 

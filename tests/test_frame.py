@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import snrmix
+from snrmix.data.sites import read_sites
 from snrmix.images import open_image
 from snrmix.images.source import SectionImage
 from snrmix.images.tissue import tissue_mask
-from snrmix.sites import read_sites
 
 SECTIONS = (
     "st_her2_B4", "st_her2_C2", "st_her2_C3", "st_mob_1", "st_mob_2", "visium_crc", "visium_muscle_2dpi",
@@ -202,7 +202,7 @@ def test_real_sections_are_accepted_and_their_mistakes_noticed(real_file, name, 
     assert "tissue" not in caplog.text
     found = tissue_mask(image)
     assert found.contrast > 0.85 and found.at(adata.obsm["spatial"]).mean() > 0.93
-    monkeypatch.setattr("snrmix.frame.tissue_mask", lambda image: found)  # the image stays the same
+    monkeypatch.setattr("snrmix.data.alignment.tissue_mask", lambda image: found)  # the image stays the same
     right, level = adata.obsm["spatial"].copy(), image.levels[0]
     width, height = np.array(level.pixels.shape[1::-1]) / level.scale
     for mistake in MISTAKES.keys() - {"swapped and mirrored"}:

@@ -11,7 +11,7 @@ import snrmix
 from snrmix import estimate
 from snrmix.engine import baselines, components, conformal, covariance, network, score, stack, systems, targets
 from snrmix.engine.covariance import Correlations, KrigingSites
-from snrmix.estimate import Run, announce
+from snrmix.plan.cost import Run, announce
 
 GENES = 20
 LARGE = {

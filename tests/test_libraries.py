@@ -11,7 +11,7 @@ import pytest
 import snrmix
 from snrmix.cli import main
 from snrmix.engine.folds import Fold
-from snrmix.splits import settle_neighbours
+from snrmix.plan.splits import settle_neighbours
 
 FAST = {"encoder": "colour", "max_epochs": 2, "n_folds": 2}
 LONGER = {"encoder": "colour", "max_epochs": 15, "n_folds": 3}

@@ -347,7 +347,7 @@ def test_record_is_json_that_says_what_was_fitted(section, measured, tmp_path):
 
 
 def test_scores_without_a_value_survive(model):
-    from snrmix.saved import table_of_record, table_to_record
+    from snrmix.model.saved import table_of_record, table_to_record
 
     table = pd.DataFrame(
         {"a": [1.5, np.nan], "b": [np.nan, np.nan], "c": [True, False]}, pd.Index(["x", "y"], name="gene")
@@ -403,7 +403,7 @@ def test_a_failed_save_leaves_what_was_there(section, model, tmp_path, monkeypat
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"snrmix.saved.{step}", fail)
+        patch.setattr(f"snrmix.model.saved.{step}", fail)
         with pytest.raises(OSError, match="disk full"):
             model.save(tmp_path / "model", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

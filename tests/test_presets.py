@@ -2,7 +2,7 @@ import pytest
 
 import snrmix
 from snrmix.engine.finetune import Finetuning
-from snrmix.presets import PRESETS, apply_preset
+from snrmix.plan.presets import PRESETS, apply_preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -20,7 +20,7 @@ from snrmix.engine.mix import (
 )
 from snrmix.engine.network import Heads, Training
 from snrmix.engine.targets import make_targets
-from snrmix.graph import spatial_neighbours
+from snrmix.plan.graph import spatial_neighbours
 
 
 def generator(seed=0):

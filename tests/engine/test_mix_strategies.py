@@ -26,7 +26,7 @@ from snrmix.engine.mix import (
 )
 from snrmix.engine.network import Training
 from snrmix.engine.targets import make_targets
-from snrmix.graph import spatial_neighbours
+from snrmix.plan.graph import spatial_neighbours
 
 NAMES = {
     "none", "mixup", "mixup_without_hesitation", "cutmix", "puzzlemix", "cmixup", "rcmixup", "cellmix", "snr",

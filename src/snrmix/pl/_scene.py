@@ -10,9 +10,9 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.data.sites import Sites, read_sites
 from snrmix.images.crops import to_uint8
 from snrmix.images.source import SectionImage
-from snrmix.sites import Sites, read_sites
 
 BACKDROP_PX = 1200  # the image is drawn with about this many pixels along the tissue
 MARGIN = 1.5  # around the spots, in pitches

@@ -12,13 +12,13 @@ from scipy import sparse
 
 from snrmix._log import logger
 from snrmix._names import listing
-from snrmix.embedding import CACHE_KEY
-from snrmix.expression import read_measured
-from snrmix.grid import ADJACENT, BRIDGE, BYTES_PER_PLACE, Grid, between, count_places, far_from, fit_grid, places
+from snrmix.data.embedding import CACHE_KEY
+from snrmix.data.expression import read_measured
+from snrmix.data.lattice import ADDED
+from snrmix.data.sites import Sites, read_sites, read_table
 from snrmix.images.tissue import tissue_mask
-from snrmix.lattice import ADDED
-from snrmix.prepare import has_image
-from snrmix.sites import Sites, read_sites, read_table
+from snrmix.plan.source import has_image
+from snrmix.pp.places import ADJACENT, BRIDGE, BYTES_PER_PLACE, Grid, between, count_places, far_from, fit_grid, places
 
 SPOT = 0.25  # radius of what must be tissue, in pitches: about a spot of Visium
 ON_TISSUE = 0.5  # share of it

@@ -10,7 +10,9 @@ import pandas as pd
 
 from snrmix._log import logger, quiet
 from snrmix._names import closest, listing
-from snrmix.embedding import choose_device
+from snrmix.data.embedding import choose_device
+from snrmix.data.expression import read_expression, read_measured
+from snrmix.data.sites import read_table
 from snrmix.engine.baselines import ridge, spatial_knn
 from snrmix.engine.crossfit import Section, fit_network
 from snrmix.engine.fit import SectionFit, Settings, far_apart
@@ -20,13 +22,11 @@ from snrmix.engine.losses import Losses
 from snrmix.engine.metrics import gene_scores
 from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels, resolve_mixing
 from snrmix.engine.smoothing import NEIGHBOURS, graph_smoothing, random_walk
-from snrmix.expression import read_expression, read_measured
-from snrmix.graph import spatial_neighbours
-from snrmix.libraries import Part, plan_models
+from snrmix.plan.graph import spatial_neighbours
+from snrmix.plan.parts import Part, plan_models
+from snrmix.plan.source import read_source
+from snrmix.plan.splits import settle_neighbours
 from snrmix.pp.hold_out import hold_out
-from snrmix.prepare import read_source
-from snrmix.sites import read_table
-from snrmix.splits import settle_neighbours
 from snrmix.tl.impute import training_options
 
 OURS = "snrmix"

@@ -8,12 +8,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from snrmix._log import logger
-from snrmix._result import check_libraries, result_table
+from snrmix.data.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
+from snrmix.data.results import check_libraries, result_table
+from snrmix.data.sites import Sites, read_sites
 from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
-from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
-from snrmix.graph import spatial_neighbours
-from snrmix.sites import Sites, read_sites
+from snrmix.plan.graph import spatial_neighbours
 from snrmix.tl.interval import models_of
 
 MOST_GENES_AT_ONCE, VALUES_AT_ONCE = 512, 2**21  # bounds the memory of a step

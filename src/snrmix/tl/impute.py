@@ -8,20 +8,20 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device
+from snrmix.data.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device
+from snrmix.data.sites import read_table
 from snrmix.engine.finetune import Finetuning
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.network import Training
-from snrmix.estimate import check_run
 from snrmix.images import resolve_encoder
-from snrmix.libraries import plan_models
-from snrmix.prepare import Source, read_source
-from snrmix.presets import apply_preset
-from snrmix.sites import read_table
-from snrmix.splits import settle_neighbours
-from snrmix.tl.finetuning import finetuning_options
+from snrmix.plan.cost import check_run
+from snrmix.plan.options import finetuning_options
+from snrmix.plan.parts import plan_models
+from snrmix.plan.presets import apply_preset
+from snrmix.plan.source import Source, read_source
+from snrmix.plan.splits import settle_neighbours
 from snrmix.tl.write import UNITS, Model, check_memory, library_scores, names_of, overall, write
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
-from snrmix._result import result_table
+from snrmix.data.results import result_table
 from snrmix.engine.conformal import NORMAL_90
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from snrmix.embedding import write_cache
+from snrmix.data.embedding import write_cache
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import Scores, SectionFit
-from snrmix.libraries import Part
-from snrmix.prepare import Source
+from snrmix.plan.parts import Part
+from snrmix.plan.source import Source
 
 PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
 UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}

@@ -13,9 +13,9 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.frame import check_frame, check_scale, check_spot_diameter
+from snrmix.data.alignment import check_frame, check_scale, check_spot_diameter
+from snrmix.data.lattice import Lattice, measure_lattice, patch_units
 from snrmix.images.source import SectionImage, open_image, scaling
-from snrmix.lattice import Lattice, measure_lattice, patch_units
 
 SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
 
@@ -40,7 +40,7 @@ class Sites:
     pitch
         Shape (libraries,), distance between neighbouring sites of the array in units of the frame.
     unit
-        Shape (libraries,), what patches are multiples of in units of the frame, see `snrmix.lattice.patch_units`.
+        Shape (libraries,), what patches are multiples of in units of the frame, see `snrmix.data.lattice.patch_units`.
     um_per_px
         Shape (libraries,), micrometres per unit of the frame; NaN where unknown.
     images
@@ -148,7 +148,7 @@ def read_sites(
     if data is table:
         source, (positions, find_image, um_of) = "uns", _read_anndata(table, labels, image_key)
     else:
-        from snrmix.regions import read_spatialdata
+        from snrmix.data.from_spatialdata import read_spatialdata
 
         source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
     _check_finite(positions, table)
@@ -269,7 +269,7 @@ def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray
 
 
 def _read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
-    """Positions, a function from library to its image, and no micrometres, as `snrmix.regions.read_spatialdata`."""
+    """Positions, a function from library to its image, and no micrometres, as `snrmix.data.from_spatialdata.read_spatialdata`."""
     if "spatial" not in table.obsm:
         raise KeyError(
             f"obsm['spatial'] (x, y in full-resolution pixels) is missing; obsm has: {listing(table.obsm)}. "

@@ -9,11 +9,11 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.data.expression import MIN_MEASURED, read_expression, units_of
 from snrmix.engine.fit import SectionFit, Settings, fit_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
-from snrmix.expression import MIN_MEASURED, read_expression, units_of
-from snrmix.prepare import Prepared, Source, read_expression_of, restrict
-from snrmix.splits import check_numbers, choose_folds
+from snrmix.plan.source import Prepared, Source, read_expression_of, restrict
+from snrmix.plan.splits import check_numbers, choose_folds
 
 SHARED, OTHERS = "shared", "other slides"
 REGIONS = 5  # held out one by one, where the user asked for a single split

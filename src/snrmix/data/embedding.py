@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.data.sites import Sites
 from snrmix.images.crops import read_crops
 from snrmix.images.dense import Grid, patch_grid
 from snrmix.images.encoders import (
@@ -25,7 +26,6 @@ from snrmix.images.encoders import (
     resolve_encoder,
 )
 from snrmix.images.source import Level, SectionImage, coarse_sample
-from snrmix.sites import Sites
 
 CACHE_KEY = "X_histology"
 DEFAULT_SCALES = (1.15, 2.3, 4.6)

@@ -9,9 +9,9 @@ from numbers import Real
 import numpy as np
 
 from snrmix._log import logger
+from snrmix.data.lattice import Lattice
 from snrmix.images.source import Level, SectionImage
 from snrmix.images.tissue import Tissue, tissue_mask
-from snrmix.lattice import Lattice
 
 SMALLEST_UNIT_PX = 4
 FEW_PX = 12

@@ -10,7 +10,7 @@ from snrmix.engine.patches import PatchStore, allocate
 from snrmix.images.crops import read_crops
 
 if TYPE_CHECKING:
-    from snrmix.sites import Sites
+    from snrmix.data.sites import Sites
 
 
 def read_patches(sites: Sites, sides, size: int, folder: str | None = None) -> PatchStore:
@@ -21,7 +21,7 @@ def read_patches(sites: Sites, sides, size: int, folder: str | None = None) -> P
     sites
         With images.
     sides
-        Sides of the patches in units of the frame, shape (libraries, scales), see `snrmix.embedding.patch_sides`.
+        Sides of the patches in units of the frame, shape (libraries, scales), see `snrmix.data.embedding.patch_sides`.
     size
         Side of the result in pixels.
     folder

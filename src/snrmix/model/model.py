@@ -13,8 +13,9 @@ import torch
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.embedding import _same_encoder, _site_hashes, choose_device, compute_embedding, read_cache
-from snrmix.encoding import Encoding, adapted_scales, describe_encoding
+from snrmix.data.embedding import _same_encoder, _site_hashes, choose_device, compute_embedding, read_cache
+from snrmix.data.expression import read_measured
+from snrmix.data.sites import Sites, read_sites, read_table
 from snrmix.engine.crossfit import NetworkFit, Section
 from snrmix.engine.fit import Member, SectionFit, Settings, finer, fit_section, stack_members
 from snrmix.engine.folds import Fold, make_folds
@@ -24,10 +25,11 @@ from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.network import Fitted, Training
 from snrmix.engine.targets import Targets
-from snrmix.estimate import check_run
-from snrmix.expression import read_measured
 from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder
-from snrmix.prepare import (
+from snrmix.model.encoding import Encoding, adapted_scales, describe_encoding
+from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
+from snrmix.plan.cost import check_run
+from snrmix.plan.source import (
     Source,
     read_expression_of,
     read_representation,
@@ -35,9 +37,7 @@ from snrmix.prepare import (
     restrict,
     restrict_sites,
 )
-from snrmix.saved import plain, read_model, table_of_record, table_to_record, write_model
-from snrmix.sites import Sites, read_sites, read_table
-from snrmix.splits import choose_folds, settle_neighbours
+from snrmix.plan.splits import choose_folds, settle_neighbours
 from snrmix.tl.impute import impute, training_options
 from snrmix.tl.write import UNITS, versions
 
@@ -94,7 +94,7 @@ class SNRMix:
         ``"snrmix"`` image and measured neighbours.
     gene_scores : pandas.DataFrame
         The same per gene, of ``"snrmix"``; ``pearson_network`` is of the image alone.
-    encoding : snrmix.encoding.Encoding
+    encoding : snrmix.model.encoding.Encoding
         Encoder and physical size of the patches.
 
     Raises

@@ -8,9 +8,9 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
-from snrmix.embedding import SIDE_TOLERANCE, patch_sides
-from snrmix.prepare import Source
-from snrmix.sites import Sites
+from snrmix.data.embedding import SIDE_TOLERANCE, patch_sides
+from snrmix.data.sites import Sites
+from snrmix.plan.source import Source
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Encoding:
     width
         Number of features.
     scales
-        Sides of the patches in multiples of `snrmix.lattice.patch_unit`.
+        Sides of the patches in multiples of `snrmix.data.lattice.patch_unit`.
     sides_um
         The same in micrometres, shape (scales,); ``None`` where these are unknown, or differ between libraries.
     """

@@ -11,14 +11,14 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.embedding import DEFAULT_SCALES, Embedding, compute_embedding, patch_sides, read_cache
+from snrmix.data.embedding import DEFAULT_SCALES, Embedding, compute_embedding, patch_sides, read_cache
+from snrmix.data.expression import Expression, read_expression, read_measured
+from snrmix.data.sites import Sites, read_sites, read_table, stored_sections
 from snrmix.engine.crossfit import Section
 from snrmix.engine.patches import PatchStore
-from snrmix.expression import Expression, read_expression, read_measured
-from snrmix.graph import spatial_neighbours
 from snrmix.images.encoders import resolve_encoder
-from snrmix.images.patches import read_patches
-from snrmix.sites import Sites, read_sites, read_table, stored_sections
+from snrmix.plan.graph import spatial_neighbours
+from snrmix.plan.patches import read_patches
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_source(
 
     An object without any image gets no features, with a warning, unless ``need_features``. ``check`` is called before the
     image is embedded, with table, sites, the measured ones (in rows of the table) and ``genes``, and by name with what
-    `snrmix.embedding.compute_embedding` says.
+    `snrmix.data.embedding.compute_embedding` says.
     """
     table = read_table(data, table_key)
     rows_measured = read_measured(table, measured, layer)

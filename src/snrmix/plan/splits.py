@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from snrmix._log import logger
+from snrmix.data.expression import read_mask
 from snrmix.engine.folds import Fold, make_folds, single_split
 from snrmix.engine.mix import Mixing
-from snrmix.expression import read_mask
-from snrmix.prepare import Prepared
+from snrmix.plan.source import Prepared
 
 MIN_TRAIN = 10  # of the one split that validation says; two folds of the fewest measured spots leave as many
 

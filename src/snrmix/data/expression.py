@@ -13,7 +13,7 @@ from scipy import sparse
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.sites import Sites
+from snrmix.data.sites import Sites
 
 TARGET_SUM = 1e4
 MIN_SPOTS = 5  # a gene seen in fewer measured spots is given its mean

@@ -5,7 +5,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from snrmix._histology import MARGIN_UM, PITCH_UM, Slide, grow_tissue, stain
+from snrmix.datasets.tissue import MARGIN_UM, PITCH_UM, Slide, grow_tissue, stain
 
 LIBRARY = "synthetic"
 MAX_ROWS, MAX_COLUMNS = 78, 64  # a Visium capture area

@@ -6,7 +6,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._names import closest, listing
-from snrmix.sites import Sites, read_table
+from snrmix.data.sites import Sites, read_table
 
 
 def result_table(data, key: str, table_key: str | None = None) -> AnnData:

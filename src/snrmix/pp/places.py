@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from snrmix.lattice import _fit as fit_lattice
+from snrmix.data.lattice import _fit as fit_lattice
 
 # Radius of the circle of three sites, in distances between neighbours: 0.58 and 0.71 where they are adjacent on a
 # hexagonal and a square array, 1 across a missing site.
