@@ -28,7 +28,7 @@ from snrmix.engine.fit import Member, finer, stack_members
 from snrmix.engine.kriging import krige_section
 from snrmix.engine.mix import resolve_mixing
 from snrmix.plan.splits import settle_neighbours
-from snrmix.tl.benchmark import METHODS, Case
+from snrmix.tl._methods import METHODS, Case
 
 DEFAULT = "as it is"
 COLUMNS = {"network": "network alone", "stack": "stack"}

@@ -19,8 +19,8 @@ import pandas as pd
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.data.embedding import choose_device, patch_sides
 from snrmix.data.expression import read_expression
+from snrmix.data.sites import patch_sides
 from snrmix.engine.crossfit import fit_network
 from snrmix.engine.finetune import Finetuning, fit_finetuned
 from snrmix.engine.losses import Losses
@@ -28,6 +28,7 @@ from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network import Training
 from snrmix.images import Encoder, resolve_encoder
+from snrmix.plan.options import choose_device
 from snrmix.plan.patches import read_patches
 from snrmix.plan.source import prepare
 from snrmix.plan.splits import choose_folds

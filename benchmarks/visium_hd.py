@@ -82,10 +82,9 @@ def rate(options) -> dict:
         on_device,
         patch_grids,
         patch_seconds,
-        patch_sides,
         resolve_encoder,
     )
-    from snrmix.data.sites import read_sites
+    from snrmix.data.sites import patch_sides, read_sites
 
     adata, encoder = anndata.read_h5ad(options.section / "section.h5ad"), resolve_encoder(options.encoder)
     sites = read_sites(adata, with_images=False)

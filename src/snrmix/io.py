@@ -14,7 +14,7 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.data.embedding import CACHE_KEY
+from snrmix.data.embedding_cache import CACHE_KEY
 from snrmix.data.results import result_table
 
 FRAMES = ("obs", "var")

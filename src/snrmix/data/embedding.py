@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from tqdm.auto import tqdm
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.data.embedding_cache import CACHE_KEY, describe, is_reusable, made_from
 from snrmix.data.sites import Sites
 from snrmix.images.crops import read_crops
 from snrmix.images.dense import Grid, patch_grid
@@ -22,16 +21,12 @@ from snrmix.images.encoders import (
     colour_statistics,
     encode,
     on_device,
-    probe,
     resolve_encoder,
 )
-from snrmix.images.source import Level, SectionImage, coarse_sample
+from snrmix.images.source import Level
 
-CACHE_KEY = "X_histology"
 DEFAULT_SCALES = (1.15, 2.3, 4.6)
-SIDE_TOLERANCE = 0.02  # the pitch measured on some of the sites differs a little from that of all
 FEW_PATCHES = 1000  # take no time that would be worth an estimate
-PROBE_TOLERANCE = 2e-3  # of the root mean square: what devices differ by
 
 
 @dataclass(frozen=True)
@@ -56,11 +51,6 @@ class Embedding:
         """Which features are colour statistics, bool, shape (features,)."""
         per_scale = self.features.shape[1] // len(self.record["scales"])
         return np.tile(np.arange(per_scale) >= per_scale - COLOUR_FEATURES, len(self.record["scales"]))
-
-
-def patch_sides(sites: Sites, scales) -> np.ndarray:
-    """Side of the patches in units of the frame, shape (libraries, scales)."""
-    return sites.unit[:, None] * np.asarray(scales, float)[None]
 
 
 def compute_embedding(
@@ -94,15 +84,15 @@ def compute_embedding(
     ValueError, TypeError
         For scales that are not positive, or an encoder whose output is not (patches, features) and finite.
     """
-    scales = _check_scales(scales)
+    scales = check_scales(scales)
     encoder = resolve_encoder(encoder)
     with on_device(encoder.function, device):
-        record = _describe(sites, encoder, scales, device)
-        if cached is not None and _reusable(cached, record):
+        record = describe(sites, encoder, scales, device)
+        if cached is not None and is_reusable(cached, record):
             logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
             if check is not None:
                 check(features=cached[0].shape[1], scales=len(scales))
-            return Embedding(cached[0], {**record, **_made_from(cached[1], record)})
+            return Embedding(cached[0], {**record, **made_from(cached[1], record)})
         _warn_of_unknown_scale(sites)
         grids = patch_grids(sites, record["patch_side"])
         if check is not None:
@@ -113,7 +103,8 @@ def compute_embedding(
         return Embedding(_embed(sites, encoder, record["patch_side"], grids, device), record)
 
 
-def _check_scales(scales) -> np.ndarray:
+def check_scales(scales) -> np.ndarray:
+    """Sides of the patches in lattice pitches as an array; refused where they are not positive numbers."""
     try:
         values = np.atleast_1d(np.asarray(scales, float))
     except (TypeError, ValueError):
@@ -188,105 +179,3 @@ def _embed_scale(positions, level: Level, side: float, encoder: Encoder, device:
         features[chosen] = values
         progress.update(len(chosen))
     return features
-
-
-def _describe(sites: Sites, encoder: Encoder, scales: np.ndarray, device: str) -> dict:
-    """What an embedding depends on, in types that ``uns`` can store."""
-    return {
-        "encoder": encoder.name,
-        "encoder_size": encoder.size,
-        "colour_features": COLOUR_FEATURES,
-        "encoder_probe": probe(encoder, device),
-        "scales": scales,
-        "libraries": np.array(sites.libraries, dtype=object),
-        "images": np.array([_image_fingerprint(image) for image in sites.images], dtype=object),
-        "patch_side": patch_sides(sites, scales),
-        "sites": np.sort(_site_hashes(sites)),
-    }
-
-
-def _reusable(cached, record: dict) -> bool:
-    """Whether features of these sites, or of these and others, were computed in the same way."""
-    features, old = cached
-    if not isinstance(old, Mapping) or not set(record) <= set(old):
-        return False
-    if not set(record["libraries"]) <= {str(name) for name in old["libraries"]}:
-        return False
-    rows = _library_rows(old, record)
-    return (
-        features.ndim == 2
-        and features.shape[1] % len(record["scales"]) == 0
-        and all(old[key] == record[key] for key in ("encoder", "encoder_size", "colour_features"))
-        and np.array_equal(old["scales"], record["scales"])
-        and _same_encoder(np.asarray(old["encoder_probe"]), record["encoder_probe"])
-        and np.array_equal(old["images"][rows], record["images"])
-        and np.allclose(old["patch_side"][rows], record["patch_side"], rtol=SIDE_TOLERANCE)
-        and bool(np.isin(record["sites"], old["sites"]).all())
-    )
-
-
-def _same_encoder(old: np.ndarray, new: np.ndarray) -> bool:
-    if old.shape != new.shape:
-        return False
-    return not new.size or bool(np.abs(old - new).max() <= PROBE_TOLERANCE * np.sqrt(np.mean(new**2)))
-
-
-def _made_from(old: Mapping, record: dict) -> dict:
-    """Sides of the patches and spacing of the grid of an older embedding, for the libraries of a record."""
-    rows = _library_rows(old, record)
-    sides = old["patch_side"][rows]
-    return {"patch_side": sides, "grid_spacing": old["grid_spacing"][rows] if "grid_spacing" in old else 0 * sides}
-
-
-def _library_rows(old: Mapping, record: dict) -> list[int]:
-    """Where the libraries of a record are in an older one, which may have more."""
-    known = [str(name) for name in old["libraries"]]
-    return [known.index(name) for name in record["libraries"]]
-
-
-def _site_hashes(sites: Sites) -> np.ndarray:
-    """One 64-bit hash per site of its name, library and position: the same in any order and any subset."""
-    x, y = sites.positions.astype(np.float32).T + 0.0  # single precision forgives what reading again may round
-    library = np.asarray(sites.libraries, dtype=object)[sites.library]
-    frame = pd.DataFrame({"name": sites.names.astype(object), "library": library, "x": x, "y": y})
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
-
-
-def _image_fingerprint(image: SectionImage) -> str:
-    """Hash of the frame and a coarse sample of the pixels of an image."""
-    digest = hashlib.blake2b(digest_size=12)
-    digest.update(repr([level.pixels.shape for level in image.levels]).encode())
-    digest.update(np.round(image.levels[-1].affine, 9).tobytes())
-    digest.update(np.ascontiguousarray(coarse_sample(image.levels[-1].pixels)).tobytes())
-    return digest.hexdigest()
-
-
-def read_cache(table, sites: Sites):
-    """The embedding an earlier call left in the table, in site order, with its record; ``None`` where there is none."""
-    if CACHE_KEY not in table.obsm or CACHE_KEY not in table.uns:
-        return None
-    return np.asarray(table.obsm[CACHE_KEY])[sites.order], table.uns[CACHE_KEY]
-
-
-def write_cache(table, sites: Sites, embedding) -> None:
-    """Store the embedding where the next call looks for it."""
-    table.obsm[CACHE_KEY] = sites.to_rows(embedding.features)
-    table.uns[CACHE_KEY] = embedding.record
-
-
-def choose_device(accelerator: str) -> str:
-    """The torch device that a Lightning accelerator name means on this machine."""
-    import torch
-
-    gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    if accelerator == "auto":
-        return gpu or "cpu"
-    if accelerator in ("gpu", "cuda", "mps"):
-        if gpu is None:
-            raise ValueError(
-                f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'."
-            )
-        return gpu
-    if accelerator == "cpu":
-        return "cpu"
-    raise ValueError(f"accelerator={accelerator!r}; choose 'auto', 'cpu', 'gpu' or 'mps'.")

@@ -14,6 +14,7 @@ from scipy import sparse
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.sites import Sites
+from snrmix.data.table import matrix_of, read_mask
 
 TARGET_SUM = 1e4
 MIN_SPOTS = 5  # a gene seen in fewer measured spots is given its mean
@@ -48,26 +49,6 @@ class Expression:
     rare_values: sparse.csc_matrix
     input_units: str
     depth: np.ndarray
-
-
-def matrix_of(table: AnnData, layer: str | None):
-    """``X`` or a layer, in memory.
-
-    Raises
-    ------
-    KeyError, ValueError, TypeError
-        When there is none, or it does not hold numbers.
-    """
-    layers = [name for name in table.layers.keys() if name is not None]
-    if layer is not None and layer not in layers:
-        raise KeyError(f"layer={layer!r} is not in layers; available: {listing(layers)}.{closest(layer, layers)}")
-    matrix = table.X if layer is None else table.layers[layer]
-    if matrix is None:
-        raise ValueError(f"the object has no X; choose one of its layers with layer=: {listing(layers)}.")
-    if matrix.dtype.kind not in "buif":
-        name = "X" if layer is None else f"layers[{layer!r}]"
-        raise TypeError(f"{name} has dtype {matrix.dtype}; expected numbers. Choose another layer with layer=.")
-    return matrix.compute() if hasattr(matrix, "dask") else matrix
 
 
 def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
@@ -111,49 +92,6 @@ def _has_nan(matrix) -> np.ndarray:
         return np.isnan(matrix).any(axis=1)
     entries = matrix.tocoo()
     return np.bincount(entries.row[np.isnan(entries.data)], minlength=matrix.shape[0]) > 0
-
-
-def read_mask(table: AnnData, value, name: str) -> np.ndarray:
-    """A boolean obs column by its name, or a boolean array or Series over observations: bool, shape (n_obs,).
-
-    Parameters
-    ----------
-    value
-        What the user passed.
-    name
-        The argument it was passed as.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        For a missing column, a type that is not boolean, missing values, or a wrong length or index.
-    """
-    label = name
-    if isinstance(value, str):
-        if value not in table.obs:
-            raise KeyError(
-                f"{name}={value!r} is not in obs; available: {listing(table.obs)}.{closest(value, table.obs)}"
-            )
-        label, value = f"obs[{value!r}]", table.obs[value]
-    elif isinstance(value, list | tuple):
-        value = np.array(value)
-    elif isinstance(value, pd.Series) and not value.index.equals(table.obs_names):
-        if len(value) != table.n_obs or set(value.index) != set(table.obs_names):
-            raise ValueError(f"the index of {name} differs from obs_names; pass {name}.to_numpy() to go by position.")
-        value = value.loc[table.obs_names]
-    if not pd.api.types.is_bool_dtype(value):
-        kind = getattr(value, "dtype", type(value).__name__)
-        column = f"adata.{label}" if label != name else "adata.obs['x']"
-        example = f"{column} == 1" if pd.api.types.is_numeric_dtype(value) else f"{column}.astype(str) == 'True'"
-        raise TypeError(
-            f"{label} must be boolean, not {kind}: compare it with the value that stands for yes, e.g. {name}={example}."
-        )
-    if pd.isna(value).any():
-        raise TypeError(f"{label} has {pd.isna(value).sum()} missing values; fill them, e.g. with .fillna(False).")
-    mask = np.asarray(value, dtype=bool)
-    if mask.shape != (table.n_obs,):
-        raise ValueError(f"{label} has shape {mask.shape}; expected ({table.n_obs},), one value per observation.")
-    return mask
 
 
 def read_expression(

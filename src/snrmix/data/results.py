@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import numpy as np
 from anndata import AnnData
 
 from snrmix._names import closest, listing
-from snrmix.data.sites import Sites, read_table
+from snrmix.data.sites import Sites
+from snrmix.data.table import read_table
 
 
 def result_table(data, key: str, table_key: str | None = None) -> AnnData:
@@ -60,3 +63,30 @@ def check_libraries(sites: Sites, record, key: str) -> None:
             f"libraries are {listing(sites.libraries)} here and were {listing(known)} when {key!r} was imputed; pass the "
             "library_key= of that call."
         )
+
+
+PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
+UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
+
+
+def names_of(key: str) -> list[tuple[str, str]]:
+    """Where a result of that name is stored: parts of the object, and names in them."""
+    columns = ("pearson", "mse", "explained", "reliable", "modelled", "weight_network", "weight_kriging", "calibration")
+    return [
+        ("uns", key), ("layers", key), ("layers", f"{key}_sd"), ("obs", f"{key}_measured"), ("obs", f"{key}_model"),
+        ("varm", f"{key}_calibration"), *(("var", f"{key}_{name}") for name in columns),
+    ]  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def models_of(table: AnnData, key: str) -> list[tuple[np.ndarray | slice, np.ndarray]]:
+    """Rows that a model predicted, and which row of the calibration it has for every gene, -1 where it has none."""
+    if f"{key}_model" not in table.obs:
+        return [(slice(None), table.var[f"{key}_calibration"].to_numpy())]
+    model, groups = table.obs[f"{key}_model"].to_numpy(str), np.asarray(table.varm[f"{key}_calibration"])
+    names = np.atleast_1d(table.uns[key]["models"])
+    return [(np.flatnonzero(model == name), group) for name, group in zip(names, groups.T, strict=True)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,8 +14,10 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.alignment import check_frame, check_scale, check_spot_diameter
+from snrmix.data.from_anndata import read_anndata
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
-from snrmix.images.source import SectionImage, open_image, scaling
+from snrmix.data.table import entry_of, read_table, stored_sections
+from snrmix.images.source import SectionImage, open_image
 
 SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
 
@@ -72,56 +74,6 @@ class Sites:
         return rows
 
 
-def read_table(data, table_key: str | None = None, *, needs_genes: bool = True) -> AnnData:
-    """The table to work on: ``data`` itself, or the named (or only) table of a SpatialData.
-
-    Parameters
-    ----------
-    needs_genes
-        Whether a table without genes is refused; positions and images need none.
-
-    Raises
-    ------
-    TypeError
-        When ``data`` is neither AnnData nor SpatialData.
-    ValueError, KeyError
-        When the table is ambiguous, missing, empty, backed, or has names that are not unique.
-    """
-    if isinstance(data, AnnData):
-        table = data
-    elif hasattr(data, "tables") and hasattr(data, "images"):
-        table = _choose_table(data, table_key)
-    else:
-        raise TypeError(f"data must be an AnnData or a SpatialData, not {type(data).__name__}.")
-    if table.isbacked:
-        raise ValueError("the object is backed by a file; call adata = adata.to_memory() first.")
-    if table.n_obs == 0 or (needs_genes and table.n_vars == 0):
-        raise ValueError(f"the object is empty: {table.n_obs} observations x {table.n_vars} genes.")
-    for what, names, remedy in (
-        ("observation", table.obs_names, "obs_names_make_unique()"),
-        ("gene", table.var_names, "var_names_make_unique()"),
-    ):
-        if not names.is_unique:
-            repeated = names[names.duplicated()].unique()
-            raise ValueError(f"{what} names are not unique ({listing(repeated, 5)}); call adata.{remedy} first.")
-    return table
-
-
-def _choose_table(sdata, table_key: str | None) -> AnnData:
-    tables = dict(sdata.tables)
-    if table_key is not None:
-        if table_key not in tables:
-            raise KeyError(
-                f"table_key={table_key!r} is not a table; available: {listing(tables)}.{closest(table_key, tables)}"
-            )
-        return tables[table_key]
-    if len(tables) == 1:
-        return next(iter(tables.values()))
-    if "table" in tables:
-        return tables["table"]
-    raise ValueError(f"the SpatialData has {len(tables)} tables ({listing(tables)}); choose one with table_key=.")
-
-
 def read_sites(
     data,
     *,
@@ -146,7 +98,7 @@ def read_sites(
     table = read_table(data, table_key, needs_genes=False)
     labels = _library_labels(data, table, library_key)
     if data is table:
-        source, (positions, find_image, um_of) = "uns", _read_anndata(table, labels, image_key)
+        source, (positions, find_image, um_of) = "uns", read_anndata(table, labels, image_key)
     else:
         from snrmix.data.from_spatialdata import read_spatialdata
 
@@ -163,7 +115,7 @@ def read_sites(
     rows = [library == code for code in range(len(libraries))]
     own, obs = [positions[chosen] for chosen in rows], [table.obs.iloc[order[chosen]] for chosen in rows]
     entries = [
-        _entry(table, name) if len(libraries) == 1 else stored_sections(table).get(name, {}) for name in libraries
+        entry_of(table, name) if len(libraries) == 1 else stored_sections(table).get(name, {}) for name in libraries
     ]
     factors = [entry.get("scalefactors", {}) for entry in entries]
     lattices = [
@@ -268,64 +220,6 @@ def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray
     return column.astype(str).to_numpy(dtype=str)
 
 
-def _read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
-    """Positions, a function from library to its image, and no micrometres, as `snrmix.data.from_spatialdata.read_spatialdata`."""
-    if "spatial" not in table.obsm:
-        raise KeyError(
-            f"obsm['spatial'] (x, y in full-resolution pixels) is missing; obsm has: {listing(table.obsm)}. "
-            "Store the coordinates there first."
-        )
-    try:
-        positions = np.asarray(table.obsm["spatial"], dtype=float)
-    except (TypeError, ValueError) as error:
-        raise TypeError("obsm['spatial'] must hold numbers: x and y in full-resolution pixels.") from error
-    if positions.ndim != 2 or positions.shape[1] != 2:
-        raise ValueError(f"obsm['spatial'] has shape {positions.shape}; expected ({table.n_obs}, 2): x and y.")
-    known = stored_sections(table)
-
-    def find_image(library: str) -> SectionImage:
-        entry = _entry(table, library) if len(set(labels)) == 1 else known.get(library, {})
-        if not entry.get("images"):
-            raise KeyError(
-                f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "
-                "the pixels of obsm['spatial']), or use_rep= with features that are already in obsm."
-                + (" The keys of uns['spatial'] must be the names of the libraries." if known else "")
-            )
-        return _stored_image(entry, image_key, library)
-
-    return positions, find_image, {}
-
-
-def _stored_image(entry: Mapping, image_key: str | None, library: str) -> SectionImage:
-    """The image of ``uns["spatial"][library]`` that was asked for, or else the finest."""
-    images, factors = entry["images"], entry.get("scalefactors", {})
-    if image_key is None:
-        scaled = [k for k in images if f"tissue_{k}_scalef" in factors]
-        if not scaled:
-            raise KeyError(
-                f"uns['spatial'][{library!r}]['scalefactors'] has no 'tissue_<image>_scalef' for any of the images "
-                f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}."
-            )
-        image_key = max(scaled, key=lambda k: float(factors[f"tissue_{k}_scalef"]))
-    if image_key not in images:
-        raise KeyError(
-            f"image_key={image_key!r} is not in uns['spatial'][{library!r}]['images']; available: {listing(images)}."
-            f"{closest(image_key, images)}"
-        )
-    if f"tissue_{image_key}_scalef" not in factors:
-        raise KeyError(
-            f"uns['spatial'][{library!r}]['scalefactors'] lacks 'tissue_{image_key}_scalef', the pixels of image "
-            f"{image_key!r} per pixel of obsm['spatial']; it has {listing(factors)}."
-        )
-    factor = float(factors[f"tissue_{image_key}_scalef"])
-    if not 0 < factor < np.inf:
-        raise ValueError(
-            f"uns['spatial'][{library!r}]['scalefactors']['tissue_{image_key}_scalef'] is {factor}; it must be "
-            "positive."
-        )
-    return open_image(images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")
-
-
 def _given_images(image, libraries: tuple[str, ...], stored: Collection[str]) -> dict[str, Callable[[], SectionImage]]:
     """What opens the image of each library that ``image`` has; the others must be ``stored``."""
     if not isinstance(image, Mapping):
@@ -345,24 +239,33 @@ def _given_images(image, libraries: tuple[str, ...], stored: Collection[str]) ->
     return {name: partial(open_image, one, name=f"image of library {name!r}") for name, one in given.items()}
 
 
-def stored_sections(table: AnnData) -> Mapping:
-    """What ``uns["spatial"]`` has, by library; empty where there is nothing.
+def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.ndarray, Sites]:
+    """Where the sites of some libraries are, and these sites alone.
 
-    Raises
-    ------
-    ValueError
-        When it is not made as Space Ranger's readers make it.
+    Parameters
+    ----------
+    libraries
+        Codes, ascending.
     """
-    known = table.uns.get("spatial", {})
-    if not isinstance(known, Mapping) or not all(isinstance(entry, Mapping) for entry in known.values()):
-        raise ValueError(
-            "uns['spatial'] must be a dict by library, with 'images' and 'scalefactors'; rename what is there, or make "
-            "it so."
-        )
-    return known
+    codes = np.asarray(libraries)
+    rows = np.flatnonzero(np.isin(sites.library, codes))
+    if rows[-1] - rows[0] == len(rows) - 1:
+        rows = slice(rows[0], rows[-1] + 1)  # a view: features are large
+    kept = replace(
+        sites,
+        order=sites.order[rows],
+        names=sites.names[rows],
+        libraries=tuple(sites.libraries[code] for code in codes),
+        library=np.searchsorted(codes, sites.library[rows]),
+        positions=sites.positions[rows],
+        pitch=sites.pitch[codes],
+        unit=sites.unit[codes],
+        um_per_px=sites.um_per_px[codes],
+        images=tuple(sites.images[code] for code in codes) if sites.images else (),
+    )
+    return rows, kept
 
 
-def _entry(table: AnnData, library: str) -> Mapping:
-    """What ``uns["spatial"]`` has on a library; a single entry may have another name than the only library."""
-    known = stored_sections(table)
-    return known.get(library) or (next(iter(known.values())) if len(known) == 1 else {})
+def patch_sides(sites: Sites, scales) -> np.ndarray:
+    """Side of the patches in units of the frame, shape (libraries, scales)."""
+    return sites.unit[:, None] * np.asarray(scales, float)[None]

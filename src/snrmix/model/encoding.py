@@ -8,8 +8,8 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
-from snrmix.data.embedding import SIDE_TOLERANCE, patch_sides
-from snrmix.data.sites import Sites
+from snrmix.data.embedding_cache import SIDE_TOLERANCE
+from snrmix.data.sites import Sites, patch_sides
 from snrmix.plan.source import Source
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 
 import numpy as np
@@ -13,33 +13,29 @@ import torch
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.data.embedding import _same_encoder, _site_hashes, choose_device, compute_embedding, read_cache
+from snrmix.data.embedding import compute_embedding
+from snrmix.data.embedding_cache import read_cache, same_encoder, site_hashes
 from snrmix.data.expression import read_measured
-from snrmix.data.sites import Sites, read_sites, read_table
+from snrmix.data.results import UNITS, versions
+from snrmix.data.sites import Sites, read_sites, restrict_sites
+from snrmix.data.table import read_representation, read_table
 from snrmix.engine.crossfit import NetworkFit, Section
-from snrmix.engine.fit import Member, SectionFit, Settings, finer, fit_section, stack_members
-from snrmix.engine.folds import Fold, make_folds
+from snrmix.engine.fit import Member, Settings, finer, fit_section, stack_members
+from snrmix.engine.folds import make_folds
 from snrmix.engine.kriging import krige_section
 from snrmix.engine.losses import Losses
-from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.network import Fitted, Training
 from snrmix.engine.targets import Targets
 from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder
 from snrmix.model.encoding import Encoding, adapted_scales, describe_encoding
+from snrmix.model.networks import Seen, held_out_of, lean, mean_gap, network_pearson, one_network
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
 from snrmix.plan.cost import check_run
-from snrmix.plan.source import (
-    Source,
-    read_expression_of,
-    read_representation,
-    read_source,
-    restrict,
-    restrict_sites,
-)
+from snrmix.plan.options import choose_device, training_options
+from snrmix.plan.source import Source, read_expression_of, read_source, restrict
 from snrmix.plan.splits import choose_folds, settle_neighbours
-from snrmix.tl.impute import impute, training_options
-from snrmix.tl.write import UNITS, versions
+from snrmix.tl.impute import impute
 
 OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
 TUNING = ("finetune", "finetuning", "preset")
@@ -51,27 +47,6 @@ DEFAULTS = {
 READING = tuple(name for name in inspect.signature(read_source).parameters if name in DEFAULTS)
 TRAINING = tuple(field.name for field in fields(Training))
 FOLDS = 5  # of the measured spots of another section, where the model was fitted with a single split
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The spots that the networks were fitted to.
-
-    Parameters
-    ----------
-    spots
-        Hashes of names, libraries and positions, uint64, shape (m,).
-    held_out
-        Which network was not trained on which, bool, shape (networks, m).
-    """
-
-    spots: np.ndarray
-    held_out: np.ndarray
-
-    def find(self, sites: Sites) -> np.ndarray:
-        """Which of these spots each site is, shape (n,); -1 for others."""
-        place = {spot: i for i, spot in enumerate(self.spots.tolist())}
-        return np.array([place.get(spot, -1) for spot in _site_hashes(sites).tolist()])
 
 
 class SNRMix:
@@ -170,7 +145,7 @@ class SNRMix:
         self._network, self._encoder = lean(fit.network), encoder
         self._has_own_encoder = encoder is not None and not isinstance(options["encoder"], str | os.PathLike)
         self.encoding = describe_encoding(source, prepared.sites, options["use_rep"])
-        self._seen = Seen(_site_hashes(prepared.sites)[prepared.section.measured], held_out_of(folds, prepared.section))
+        self._seen = Seen(site_hashes(prepared.sites)[prepared.section.measured], held_out_of(folds, prepared.section))
         self._input_units = prepared.expression.input_units
         self.units = UNITS[self._input_units]
         self.genes = np.asarray(prepared.table.var_names[prepared.expression.columns], dtype=str)
@@ -375,7 +350,7 @@ class SNRMix:
     def _check_encoder(self) -> None:
         with on_device(self._encoder.function, self._device()):
             found = probe(self._encoder, self._device())
-        if not _same_encoder(self.encoding.probe, found):
+        if not same_encoder(self.encoding.probe, found):
             raise ValueError(
                 f"encoder {self._encoder.name!r} is not the one that the model was fitted with, "
                 f"{self.encoding.encoder!r}: it makes other features of the same patches. Pass that one to "
@@ -435,45 +410,3 @@ class SNRMix:
         result = np.empty_like(predicted)
         _, result[section.measured], result[section.unmeasured] = stack_members(section, folds, np.arange(n), members)
         return result
-
-
-def mean_gap(gap: np.ndarray) -> np.ndarray:
-    """Mean of each gene, shape (genes,), shrunk to 0 as far as the few spots cannot tell it: empirical Bayes.
-
-    Means vary over genes around 0 with the variance that they show, less that of their errors.
-
-    Parameters
-    ----------
-    gap
-        Observed minus predicted, shape (n, genes).
-    """
-    mean, error = gap.mean(0), gap.var(0) / len(gap)
-    spread = max(float(np.mean(mean**2 - error)), 0.0)
-    return mean * (spread / np.maximum(spread + error, 1e-12)).astype(np.float32)
-
-
-def held_out_of(folds: list[Fold], section: Section) -> np.ndarray:
-    """Which network did not see which measured spot, bool, shape (networks, m)."""
-    held_out = np.zeros((len(folds), len(section.measured)), bool)
-    for own, fold in zip(held_out, folds, strict=True):
-        own[fold.held_out] = True
-    return held_out
-
-
-def network_pearson(section: Section, fit: SectionFit) -> np.ndarray:
-    """Out-of-fold correlation of the networks alone, per gene: the mean over libraries."""
-    library = section.library[section.measured][fit.scored]
-    rows = [fit.scored[library == code] for code in fit.by_library]
-    return np.mean([pearson(section.expression[some], fit.network.out_of_fold[some]) for some in rows], axis=0)
-
-
-def lean(network: NetworkFit) -> NetworkFit:
-    """The networks without what refers to the spots that they were fitted to."""
-    targets = [replace(target, values=target.values[:0].copy()) for target in network.targets]
-    return NetworkFit(Fitted(network.fitted.weights, [], {}), targets, np.empty((0, len(targets[0].mean)), np.float32))
-
-
-def one_network(network: NetworkFit, k: int) -> NetworkFit:
-    """One of the networks."""
-    weights = {name: values[k : k + 1] for name, values in network.fitted.weights.items()}
-    return NetworkFit(Fitted(weights, [], {}), [network.targets[k]], network.out_of_fold)

@@ -5,9 +5,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from snrmix._names import closest, listing
-from snrmix.data.expression import TARGET_SUM, matrix_of
+from snrmix.data.expression import TARGET_SUM
 from snrmix.data.lattice import ADDED, nearest_distance
 from snrmix.data.results import gene_flags, result_table
+from snrmix.data.table import matrix_of
 from snrmix.pl._figure import GREY, INK, finish
 from snrmix.pl._scene import Scene, read_scene
 

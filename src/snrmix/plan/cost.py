@@ -220,3 +220,22 @@ def _duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{max(round(seconds / 60), 1)} minutes"
     return f"{seconds / 3600:.1f} hours"
+
+
+def check_memory(table: AnnData, copies: int = 2) -> None:
+    """Refuse what would not fit: layers have the full shape of the table.
+
+    Raises
+    ------
+    ValueError
+        When ``copies`` float32 layers need more than 80 % of the memory that is free.
+    """
+    import psutil
+
+    needed, free = copies * 4 * table.n_obs * table.n_vars, psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        raise ValueError(
+            f"layers of {table.n_obs} x {table.n_vars} values need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are "
+            "free. Log-normalise first (sc.pp.normalize_total, sc.pp.log1p), then subset to the genes you want: "
+            "adata = adata[:, genes].copy()."
+        )

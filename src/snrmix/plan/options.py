@@ -1,13 +1,18 @@
-"""What `snrmix.tl.impute` is told about fine-tuning, checked."""
+"""What a call was told, checked: device, training, fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
+import numpy as np
+
 from snrmix._names import closest, listing
 from snrmix.engine.finetune import Finetuning, check_encoder
-from snrmix.images import Encoder
+from snrmix.engine.network import Training
+from snrmix.images.encoders import (
+    Encoder,
+)
 
 
 def finetuning_options(
@@ -56,3 +61,44 @@ def finetuning_options(
             )
     part = {"part": "last"} if finetune == "last" else {}
     return replace(finetuning or Finetuning(), **{**extra, **part})
+
+
+def choose_device(accelerator: str) -> str:
+    """The torch device that a Lightning accelerator name means on this machine."""
+    import torch
+
+    gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+    if accelerator == "auto":
+        return gpu or "cpu"
+    if accelerator in ("gpu", "cuda", "mps"):
+        if gpu is None:
+            raise ValueError(
+                f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'."
+            )
+        return gpu
+    if accelerator == "cpu":
+        return "cpu"
+    raise ValueError(f"accelerator={accelerator!r}; choose 'auto', 'cpu', 'gpu' or 'mps'.")
+
+
+def training_options(extra: dict, **given) -> Training:
+    """`Training` from keyword arguments.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown name, or a value out of range.
+    """
+    known = [f.name for f in fields(Training)]
+    for name in extra:
+        if name not in known:
+            raise TypeError(
+                f"impute() got an unexpected keyword argument {name!r}.{closest(name, known)} Training options: {listing(known, 20)}."
+            )
+    return Training(**given, **extra)
+
+
+def _seed(random_state) -> int:
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+        raise ValueError(f"random_state={random_state!r} must be a whole number from 0 up.")
+    return int(random_state)

@@ -21,7 +21,7 @@ def read_patches(sites: Sites, sides, size: int, folder: str | None = None) -> P
     sites
         With images.
     sides
-        Sides of the patches in units of the frame, shape (libraries, scales), see `snrmix.data.embedding.patch_sides`.
+        Sides of the patches in units of the frame, shape (libraries, scales), see `snrmix.data.sites.patch_sides`.
     size
         Side of the result in pixels.
     folder

@@ -10,10 +10,11 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix._names import closest, listing
-from snrmix.data.embedding import DEFAULT_SCALES, Embedding, compute_embedding, patch_sides, read_cache
+from snrmix.data.embedding import DEFAULT_SCALES, Embedding, compute_embedding
+from snrmix.data.embedding_cache import read_cache
 from snrmix.data.expression import Expression, read_expression, read_measured
-from snrmix.data.sites import Sites, read_sites, read_table, stored_sections
+from snrmix.data.sites import Sites, patch_sides, read_sites, restrict_sites
+from snrmix.data.table import has_image, read_representation, read_table
 from snrmix.engine.crossfit import Section
 from snrmix.engine.patches import PatchStore
 from snrmix.images.encoders import resolve_encoder
@@ -167,63 +168,3 @@ def restrict(source: Source, libraries: Sequence[int]) -> Source:
         embedding=None,
         patches=None if source.patches is None else source.patches[rows],
     )
-
-
-def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.ndarray, Sites]:
-    """Where the sites of some libraries are, and these sites alone.
-
-    Parameters
-    ----------
-    libraries
-        Codes, ascending.
-    """
-    codes = np.asarray(libraries)
-    rows = np.flatnonzero(np.isin(sites.library, codes))
-    if rows[-1] - rows[0] == len(rows) - 1:
-        rows = slice(rows[0], rows[-1] + 1)  # a view: features are large
-    kept = replace(
-        sites,
-        order=sites.order[rows],
-        names=sites.names[rows],
-        libraries=tuple(sites.libraries[code] for code in codes),
-        library=np.searchsorted(codes, sites.library[rows]),
-        positions=sites.positions[rows],
-        pitch=sites.pitch[codes],
-        unit=sites.unit[codes],
-        um_per_px=sites.um_per_px[codes],
-        images=tuple(sites.images[code] for code in codes) if sites.images else (),
-    )
-    return rows, kept
-
-
-def has_image(data, table: AnnData) -> bool:
-    """Whether the object holds an image at all."""
-    if data is not table:
-        return len(data.images) > 0
-    return any(entry.get("images") for entry in stored_sections(table).values())
-
-
-def read_representation(table: AnnData, use_rep: str) -> np.ndarray:
-    """Features of all rows from ``obsm``, float32, shape (n, d).
-
-    Raises
-    ------
-    KeyError, ValueError
-        When they are missing, or not finite: every site, measured or not, needs its features.
-    """
-    if use_rep not in table.obsm:
-        known = list(table.obsm.keys())
-        raise KeyError(f"use_rep={use_rep!r} is not in obsm; available: {listing(known)}.{closest(use_rep, known)}")
-    values = table.obsm[use_rep]
-    values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
-        raise ValueError(
-            f"obsm[{use_rep!r}] has shape {values.shape} and dtype {values.dtype}; expected numbers, (n_obs, features)."
-        )
-    values = values.astype(np.float32)
-    bad = ~np.isfinite(values).all(1)
-    if bad.any():
-        raise ValueError(
-            f"obsm[{use_rep!r}] has NaN or infinite features at {bad.sum()} sites, e.g. {table.obs_names[bad][0]!r}."
-        )
-    return values

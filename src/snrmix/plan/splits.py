@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from snrmix._log import logger
-from snrmix.data.expression import read_mask
+from snrmix.data.table import read_mask
 from snrmix.engine.folds import Fold, make_folds, single_split
 from snrmix.engine.mix import Mixing
 from snrmix.plan.source import Prepared

@@ -336,7 +336,7 @@ def test_after_impute_on_spatialdata(sdata, impute):
 def test_the_size_of_a_step_does_not_matter(case, scores, monkeypatch):
     import importlib
 
-    monkeypatch.setattr(importlib.import_module("snrmix.tl.evaluate"), "MOST_GENES_AT_ONCE", 7)
+    monkeypatch.setattr(importlib.import_module("snrmix.tl._by_gene"), "MOST_GENES_AT_ONCE", 7)
     pd.testing.assert_frame_equal(snrmix.tl.evaluate(case[0], "held_out"), scores)
 
 

@@ -8,7 +8,7 @@ import snrmix
 from snrmix.engine.folds import Fold
 from snrmix.engine.mix import MIXINGS, needs_pixels, resolve_mixing
 from snrmix.engine.smoothing import diffuse, graph_smoothing, random_walk
-from snrmix.tl.benchmark import available_methods
+from snrmix.tl._methods import available_methods
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
