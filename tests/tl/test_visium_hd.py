@@ -8,9 +8,9 @@ import pytest
 from scipy import ndimage
 
 import snrmix
-from snrmix import estimate
 from snrmix.engine import baselines, components, conformal, covariance, network, score, stack, systems, targets
 from snrmix.engine.covariance import Correlations, KrigingSites
+from snrmix.plan import cost as estimate
 from snrmix.plan.cost import Run, announce
 
 GENES = 20
