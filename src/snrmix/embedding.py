@@ -13,17 +13,11 @@ from tqdm.auto import tqdm
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.images.colour import COLOUR_FEATURES, colour_statistics
 from snrmix.images.crops import read_crops
-from snrmix.images.dense import Grid, patch_grid
-from snrmix.images.encoders import (
-    COLOUR_FEATURES,
-    Encoder,
-    colour_statistics,
-    encode,
-    on_device,
-    probe,
-    resolve_encoder,
-)
+from snrmix.images.encoder import Encoder, encode, on_device, probe
+from snrmix.images.encoders import resolve_encoder
+from snrmix.images.patch_grid import Grid, patch_grid
 from snrmix.images.source import Level, SectionImage, coarse_sample
 from snrmix.sites import Sites
 

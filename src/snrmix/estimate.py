@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix.engine.targets import COMPONENTS, MOST_VALUES, WIDEST
-from snrmix.images.encoders import COLOUR_FEATURES
+from snrmix.images.colour import COLOUR_FEATURES
 from snrmix.sites import Sites
 
 LONG = 60.0  # seconds from which a run says what it will take

@@ -26,7 +26,8 @@ from snrmix.engine.network import Fitted, Training
 from snrmix.engine.targets import Targets
 from snrmix.estimate import check_run
 from snrmix.expression import read_measured
-from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder
+from snrmix.images.encoder import Encoder, on_device, probe
+from snrmix.images.encoders import resolve_encoder
 from snrmix.prepare import (
     Source,
     read_expression_of,
