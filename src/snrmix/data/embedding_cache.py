@@ -9,11 +9,8 @@ import numpy as np
 import pandas as pd
 
 from snrmix.data.sites import Sites, patch_sides
-from snrmix.images.encoders import (
-    COLOUR_FEATURES,
-    Encoder,
-    probe,
-)
+from snrmix.images.colour import COLOUR_FEATURES
+from snrmix.images.encoder import Encoder, probe
 from snrmix.images.source import SectionImage, coarse_sample
 
 CACHE_KEY = "X_histology"

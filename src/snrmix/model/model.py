@@ -27,7 +27,8 @@ from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.network import Fitted, Training
 from snrmix.engine.targets import Targets
-from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder
+from snrmix.images.encoder import Encoder, on_device, probe
+from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, adapted_scales, describe_encoding
 from snrmix.model.networks import Seen, held_out_of, lean, mean_gap, network_pearson, one_network
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model

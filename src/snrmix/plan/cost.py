@@ -13,7 +13,7 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix.data.sites import Sites
 from snrmix.engine.targets import COMPONENTS, MOST_VALUES, WIDEST
-from snrmix.images.encoders import COLOUR_FEATURES
+from snrmix.images.colour import COLOUR_FEATURES
 
 LONG = 60.0  # seconds from which a run says what it will take
 FIXED_BYTES = 4e8  # packages that are loaded on the way

@@ -10,9 +10,7 @@ import numpy as np
 from snrmix._names import closest, listing
 from snrmix.engine.finetune import Finetuning, check_encoder
 from snrmix.engine.network import Training
-from snrmix.images.encoders import (
-    Encoder,
-)
+from snrmix.images.encoder import Encoder
 
 
 def finetuning_options(
