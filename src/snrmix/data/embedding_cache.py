@@ -54,7 +54,7 @@ def is_reusable(cached, record: dict) -> bool:
 
 
 def same_encoder(old: np.ndarray, new: np.ndarray) -> bool:
-    """Whether two probes, see `snrmix.images.encoders.probe`, are of one encoder."""
+    """Whether two probes, see `snrmix.images.encoder.probe`, are of one encoder."""
     if old.shape != new.shape:
         return False
     return not new.size or bool(np.abs(old - new).max() <= PROBE_TOLERANCE * np.sqrt(np.mean(new**2)))
