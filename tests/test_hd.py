@@ -9,21 +9,26 @@ from scipy import ndimage
 
 import snrmix
 from snrmix import estimate
-from snrmix.engine import baselines, components, conformal, covariance, network, score, stack, systems, targets
-from snrmix.engine.covariance import Correlations, KrigingSites
+from snrmix.engine import conformal, stack
+from snrmix.engine.kriging import components, covariance, systems
+from snrmix.engine.kriging.covariance import Correlations, KrigingSites
+from snrmix.engine.network import heads as network
+from snrmix.engine.network import targets
+from snrmix.engine.scores import baselines
+from snrmix.engine.scores import reliability as score
 from snrmix.estimate import Run, announce
 
 GENES = 20
 LARGE = {
-    "snrmix.engine.kriging.EXACT_SPOTS": 500,
-    "snrmix.engine.kriging.CHOICE_SPOTS": 250,
-    "snrmix.engine.targets.MOST_VALUES": 10_000,
-    "snrmix.engine.targets.COMPONENTS": 8,
-    "snrmix.engine.network.MOST_STEPS": 4,
+    "snrmix.engine.kriging.krige.EXACT_SPOTS": 500,
+    "snrmix.engine.kriging.krige.CHOICE_SPOTS": 250,
+    "snrmix.engine.network.targets.MOST_VALUES": 10_000,
+    "snrmix.engine.network.targets.COMPONENTS": 8,
+    "snrmix.engine.network.heads.MOST_STEPS": 4,
     "snrmix.engine.conformal.MOST_SPOTS": 1000,
-    "snrmix.engine.baselines.MOST_RIDGE_SPOTS": 600,
-    "snrmix.engine.components.DISTINCT_DEPTHS": 20,
-    "snrmix.engine.covariance.SITES_AT_ONCE": 700,
+    "snrmix.engine.scores.baselines.MOST_RIDGE_SPOTS": 600,
+    "snrmix.engine.kriging.components.DISTINCT_DEPTHS": 20,
+    "snrmix.engine.kriging.covariance.SITES_AT_ONCE": 700,
 }
 
 

@@ -21,8 +21,8 @@ _LAZY = {
         "snrmix.engine.mix",
     ),
     "Losses": "snrmix.engine.losses",
-    "Training": "snrmix.engine.network",
-    "Finetuning": "snrmix.engine.finetune",
+    "Training": "snrmix.engine.network.heads",
+    "Finetuning": "snrmix.engine.finetune.fit",
     "Encoder": "snrmix.images.encoders",
 }
 _MODULES = ("datasets", "io", "pl", "pp", "tl")

@@ -15,15 +15,15 @@ from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.embedding import _same_encoder, _site_hashes, choose_device, compute_embedding, read_cache
 from snrmix.encoding import Encoding, adapted_scales, describe_encoding
-from snrmix.engine.crossfit import NetworkFit, Section
 from snrmix.engine.fit import Member, SectionFit, Settings, finer, fit_section, stack_members
 from snrmix.engine.folds import Fold, make_folds
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
-from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import check_pixels, resolve_mixing
-from snrmix.engine.network import Fitted, Training
-from snrmix.engine.targets import Targets
+from snrmix.engine.network.crossfit import NetworkFit, Section
+from snrmix.engine.network.heads import Fitted, Training
+from snrmix.engine.network.targets import Targets
+from snrmix.engine.scores.metrics import pearson
 from snrmix.estimate import check_run
 from snrmix.expression import read_measured
 from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder

@@ -12,7 +12,7 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.embedding import DEFAULT_SCALES, Embedding, compute_embedding, patch_sides, read_cache
-from snrmix.engine.crossfit import Section
+from snrmix.engine.network.crossfit import Section
 from snrmix.engine.patches import PatchStore
 from snrmix.expression import Expression, read_expression, read_measured
 from snrmix.graph import spatial_neighbours
@@ -30,7 +30,7 @@ class Source:
     is_measured
         Shape (n,), bool, in site order.
     features, colour
-        Of all sites, see `snrmix.engine.crossfit.Section`.
+        Of all sites, see `snrmix.engine.network.crossfit.Section`.
     embedding
         ``None`` where features came from ``use_rep``, and of a part of the libraries.
     layer, units, genes

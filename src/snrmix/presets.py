@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snrmix._names import closest, listing
-from snrmix.engine.finetune import Finetuning
+from snrmix.engine.finetune.fit import Finetuning
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import SNRMixing, resolve_mixing
 

@@ -2,13 +2,20 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from snrmix.engine import kriging, systems
-from snrmix.engine.baselines import spatial_knn
-from snrmix.engine.components import depth_curves, leading_directions, split_components, spot_noise, trusted_depth
-from snrmix.engine.covariance import Correlations, KrigingSites, nearest
 from snrmix.engine.folds import Fold
-from snrmix.engine.kriging import choice_spots, cross_krige, krige, leave_one_out
-from snrmix.engine.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
+from snrmix.engine.kriging import krige as kriging
+from snrmix.engine.kriging import systems
+from snrmix.engine.kriging.components import (
+    depth_curves,
+    leading_directions,
+    split_components,
+    spot_noise,
+    trusted_depth,
+)
+from snrmix.engine.kriging.covariance import Correlations, KrigingSites, nearest
+from snrmix.engine.kriging.krige import choice_spots, cross_krige, krige, leave_one_out
+from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
+from snrmix.engine.scores.baselines import spatial_knn
 
 
 def make_sites(n, seed=0, features=8, libraries=1):

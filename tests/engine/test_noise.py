@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from snrmix.engine.noise import NEIGHBOURS, explainable_variance, log_count_moments, sampling_noise
+from snrmix.engine.scores.noise import NEIGHBOURS, explainable_variance, log_count_moments, sampling_noise
 from snrmix.expression import read_expression, read_measured
 from snrmix.graph import spatial_neighbours
 from snrmix.sites import read_sites

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
-from snrmix.engine.crossfit import NetworkFit, Section, fit_network
-from snrmix.engine.finetune import FinetunedFit, Finetuning, fit_finetuned
+from snrmix.engine.finetune.fit import FinetunedFit, Finetuning, fit_finetuned
 from snrmix.engine.folds import Fold, distance_to_measured
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
-from snrmix.engine.network import Training
-from snrmix.engine.score import baselines, better_than_all, score_methods
+from snrmix.engine.network.crossfit import NetworkFit, Section, fit_network
+from snrmix.engine.network.heads import Training
+from snrmix.engine.scores.reliability import baselines, better_than_all, score_methods
 from snrmix.engine.stack import Stack, combine, fit_stack
 
 HALVED_SPOTS = 800
@@ -61,7 +61,7 @@ class Scores:
     genes
         Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
     methods
-        Per method, see `snrmix.engine.score.score_methods`; the method itself is ``"snrmix"``.
+        Per method, see `snrmix.engine.scores.reliability.score_methods`; the method itself is ``"snrmix"``.
     n_spots
         Number of these spots.
     """

@@ -11,15 +11,15 @@ import pandas as pd
 from snrmix._log import logger, quiet
 from snrmix._names import closest, listing
 from snrmix.embedding import choose_device
-from snrmix.engine.baselines import ridge, spatial_knn
-from snrmix.engine.crossfit import Section, fit_network
 from snrmix.engine.fit import SectionFit, Settings, far_apart
 from snrmix.engine.folds import Fold
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
-from snrmix.engine.metrics import gene_scores
 from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels, resolve_mixing
-from snrmix.engine.smoothing import NEIGHBOURS, graph_smoothing, random_walk
+from snrmix.engine.network.crossfit import Section, fit_network
+from snrmix.engine.scores.baselines import ridge, spatial_knn
+from snrmix.engine.scores.metrics import gene_scores
+from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
 from snrmix.expression import read_expression, read_measured
 from snrmix.graph import spatial_neighbours
 from snrmix.libraries import Part, plan_models

@@ -9,8 +9,8 @@ from scipy import sparse
 
 from snrmix._log import logger
 from snrmix._result import check_libraries, result_table
-from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
-from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
+from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
+from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.expression import MIN_SPOTS, Expression, matrix_of, read_expression, read_mask
 from snrmix.graph import spatial_neighbours
 from snrmix.sites import Sites, read_sites
@@ -38,7 +38,7 @@ def evaluate(
 
     Observed counts are noisy, and no prediction can explain their sampling noise. The share of the variance that could
     be explained is estimated for two kinds of ideal predictor: one that knows the sequencing depth of the held-out
-    spot, and one that has to guess it from the spots around, see `snrmix.engine.noise.sampling_noise`.
+    spot, and one that has to guess it from the spots around, see `snrmix.engine.scores.noise.sampling_noise`.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 
 from snrmix._names import closest, listing
-from snrmix.engine.finetune import Finetuning, check_encoder
+from snrmix.engine.finetune.fit import Finetuning, check_encoder
 from snrmix.images import Encoder
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from snrmix.engine.covariance import Block, Correlations, nearest
+from snrmix.engine.kriging.covariance import Block, Correlations, nearest
 
 NUGGETS = np.append(10.0 ** np.array([-1.5, -0.5, 0.5, 1.5]), 1e6)
 PREDICT_MEAN = len(NUGGETS) - 1  # so noisy that the mean is predicted

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from snrmix.engine.baselines import ridge, spatial_knn
-from snrmix.engine.crossfit import Section
 from snrmix.engine.folds import Fold
-from snrmix.engine.metrics import gene_scores
+from snrmix.engine.network.crossfit import Section
+from snrmix.engine.scores.baselines import ridge, spatial_knn
+from snrmix.engine.scores.metrics import gene_scores
 
 GENE_CHUNK = 1024
 MOST_VALUES = 10_000_000  # spots times genes at once

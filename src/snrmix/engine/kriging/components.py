@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snrmix.engine.noise import log_count_moments
+from snrmix.engine.scores.noise import log_count_moments
 
 RANK = 12
 DEPTH_RANK = 2

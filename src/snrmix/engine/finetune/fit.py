@@ -12,17 +12,17 @@ import torch
 
 from snrmix._log import logger, quiet
 from snrmix._names import listing
-from snrmix.engine.blocks import checkpoint_blocks, trained_parameters
-from snrmix.engine.crossfit import Section, join_folds, partner_table
-from snrmix.engine.finetuner import Finetuner
+from snrmix.engine.finetune.blocks import checkpoint_blocks, trained_parameters
+from snrmix.engine.finetune.finetuner import Finetuner
+from snrmix.engine.finetune.patch_network import CHUNK, PatchNetwork, encode_scales, predict
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
-from snrmix.engine.network import Progress
-from snrmix.engine.patch_network import CHUNK, PatchNetwork, encode_scales, predict
+from snrmix.engine.network.crossfit import Section, join_folds, partner_table
+from snrmix.engine.network.heads import Progress
+from snrmix.engine.network.targets import Targets, make_targets
 from snrmix.engine.patches import PatchStore, to_float
 from snrmix.engine.scaling import standard_scale
-from snrmix.engine.targets import Targets, make_targets
 
 PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # of the first head, per feature
 CHOICES = {"part": ("all", "last"), "start": ("ridge", "zero"), "precision": ("auto", "bf16", "fp32")}
@@ -181,12 +181,12 @@ def fit_finetuned(
     """Cross-fit networks that are trained end to end, each from the same encoder.
 
     Every network keeps the weights of the epoch with the least error on its held-out spots. Their own predictions are taken
-    half by half from the epoch that the other half chose, see `snrmix.engine.network.Selection`.
+    half by half from the epoch that the other half chose, see `snrmix.engine.network.heads.Selection`.
 
     Parameters
     ----------
     section, folds
-        As in `snrmix.engine.crossfit.fit_network`; features of the section are not used.
+        As in `snrmix.engine.network.crossfit.fit_network`; features of the section are not used.
     patches
         Of all sites of the section.
     encoder

@@ -19,9 +19,9 @@ from snrmix.engine.mix import (
     median_distance,
     share_of_all,
 )
-from snrmix.engine.network import Fitted, Training, fit_networks, forward
+from snrmix.engine.network.heads import Fitted, Training, fit_networks, forward
+from snrmix.engine.network.targets import COMPONENTS, Targets, make_targets
 from snrmix.engine.patches import PatchStore
-from snrmix.engine.targets import COMPONENTS, Targets, make_targets
 
 CHUNK = 8192  # sites predicted at once
 
@@ -88,7 +88,7 @@ class NetworkFit:
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """See `snrmix.engine.network.Fitted`."""
+        """See `snrmix.engine.network.heads.Fitted`."""
         return self.fitted.history
 
     def predict(self, features: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ def fit_network(
     section, folds
         The data, and the splits of its measured spots. A spot that several folds hold out gets the mean.
     mixing, losses, options, seed
-        See `snrmix.engine.network.fit_networks`.
+        See `snrmix.engine.network.heads.fit_networks`.
     """
     check_pixels(mixing)
     most = min(COMPONENTS, *(len(fold.train) - 1 for fold in folds))

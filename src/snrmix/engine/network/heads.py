@@ -15,8 +15,8 @@ from snrmix._log import quiet
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
+from snrmix.engine.network.targets import Targets
 from snrmix.engine.scaling import CLIP, standard_scale
-from snrmix.engine.targets import Targets
 
 MOST_STEPS = 64  # per epoch
 WIDE = 4000  # inputs for which learning_rate is meant
