@@ -20,11 +20,11 @@ from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
 from snrmix.embedding import choose_device, patch_sides
-from snrmix.engine.finetune.fit import Finetuning, fit_finetuned
+from snrmix.engine.finetune.fit import fit_finetuned
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network.crossfit import fit_network
-from snrmix.engine.network.heads import Training
+from snrmix.engine.options import Finetuning, Training
 from snrmix.engine.scores.metrics import pearson
 from snrmix.expression import read_expression
 from snrmix.images import Encoder, resolve_encoder

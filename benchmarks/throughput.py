@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from snrmix.engine.finetune.blocks import checkpoint_blocks
 from snrmix.engine.finetune.finetuner import Finetuner
-from snrmix.engine.finetune.fit import Finetuning
 from snrmix.engine.finetune.patch_network import PatchNetwork, encode_scales
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import SNRMixing
-from snrmix.engine.network.crossfit import partner_table
+from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Finetuning
 from snrmix.engine.patches import PatchStore, to_float
 
 GENES = 250

@@ -20,10 +20,12 @@ from snrmix.engine.folds import Fold, make_folds
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
-from snrmix.engine.network.crossfit import NetworkFit, Section
-from snrmix.engine.network.heads import Fitted, Training
+from snrmix.engine.network.crossfit import NetworkFit
+from snrmix.engine.network.heads import Fitted
 from snrmix.engine.network.targets import Targets
+from snrmix.engine.options import Training
 from snrmix.engine.scores.metrics import pearson
+from snrmix.engine.section import Section
 from snrmix.estimate import check_run
 from snrmix.expression import read_measured
 from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder

@@ -12,8 +12,8 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.embedding import DEFAULT_SCALES, Embedding, compute_embedding, patch_sides, read_cache
-from snrmix.engine.network.crossfit import Section
 from snrmix.engine.patches import PatchStore
+from snrmix.engine.section import Section
 from snrmix.expression import Expression, read_expression, read_measured
 from snrmix.graph import spatial_neighbours
 from snrmix.images.encoders import resolve_encoder

@@ -17,9 +17,10 @@ from snrmix.engine.mix import (
     register,
     resolve_mixing,
 )
-from snrmix.engine.network.crossfit import partner_table
-from snrmix.engine.network.heads import Heads, Training
+from snrmix.engine.network.heads import Heads
+from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Training
 from snrmix.graph import spatial_neighbours
 
 

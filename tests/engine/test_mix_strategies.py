@@ -23,9 +23,11 @@ from snrmix.engine.mix import (
     needs_pixels,
     resolve_mixing,
 )
-from snrmix.engine.network.crossfit import Section, fit_network, partner_table
-from snrmix.engine.network.heads import Training
+from snrmix.engine.network.crossfit import fit_network
+from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Training
+from snrmix.engine.section import Section
 from snrmix.graph import spatial_neighbours
 
 NAMES = {

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from snrmix.engine.scores.noise import NEIGHBOURS, explainable_variance, log_count_moments, sampling_noise
+from snrmix.engine.counts import log_count_moments
+from snrmix.engine.scores.noise import NEIGHBOURS, explainable_variance, sampling_noise
 from snrmix.expression import read_expression, read_measured
 from snrmix.graph import spatial_neighbours
 from snrmix.sites import read_sites

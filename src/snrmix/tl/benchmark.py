@@ -16,10 +16,11 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels, resolve_mixing
-from snrmix.engine.network.crossfit import Section, fit_network
+from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge, spatial_knn
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
+from snrmix.engine.section import Section
 from snrmix.expression import read_expression, read_measured
 from snrmix.graph import spatial_neighbours
 from snrmix.libraries import Part, plan_models

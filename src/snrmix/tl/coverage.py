@@ -9,7 +9,7 @@ from anndata import AnnData
 from snrmix._names import listing
 from snrmix._result import check_libraries, result_table
 from snrmix.engine.conformal import LEVELS
-from snrmix.engine.folds import distance_to_measured
+from snrmix.engine.neighbours import distance_to_measured
 from snrmix.expression import matrix_of, read_expression, read_mask
 from snrmix.sites import Sites, read_sites
 from snrmix.tl.interval import interval, models_of

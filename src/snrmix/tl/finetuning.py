@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 
 from snrmix._names import closest, listing
-from snrmix.engine.finetune.fit import Finetuning, check_encoder
+from snrmix.engine.finetune.fit import check_encoder
+from snrmix.engine.options import Finetuning
 from snrmix.images import Encoder
 
 

@@ -9,11 +9,10 @@ import numpy as np
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device
-from snrmix.engine.finetune.fit import Finetuning
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
-from snrmix.engine.network.heads import Training
+from snrmix.engine.options import Finetuning, Training
 from snrmix.estimate import check_run
 from snrmix.images import resolve_encoder
 from snrmix.libraries import plan_models

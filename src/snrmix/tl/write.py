@@ -9,7 +9,8 @@ from anndata import AnnData
 
 from snrmix.embedding import write_cache
 from snrmix.engine.conformal import LEVELS
-from snrmix.engine.fit import Scores, SectionFit
+from snrmix.engine.fit import SectionFit
+from snrmix.engine.scores.by_library import Scores
 from snrmix.libraries import Part
 from snrmix.prepare import Source
 

@@ -13,12 +13,12 @@ from snrmix.engine.finetune.patch_network import PatchNetwork, predict
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
-from snrmix.engine.network.heads import Selection
+from snrmix.engine.network.selection import Selection
 from snrmix.engine.network.targets import Targets
 from snrmix.engine.patches import PatchStore, square_symmetries, to_float, turn
 
 if TYPE_CHECKING:
-    from snrmix.engine.finetune.fit import Finetuning
+    from snrmix.engine.options import Finetuning
 
 
 class Finetuner(lightning.LightningModule):

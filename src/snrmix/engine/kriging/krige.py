@@ -25,7 +25,7 @@ from snrmix.engine.scaling import Standardised, standard_scale
 
 if TYPE_CHECKING:
     from snrmix.engine.folds import Fold
-    from snrmix.engine.network.crossfit import Section
+    from snrmix.engine.section import Section
 
 EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
 EXACT_CELLS = 3e7  # spots times targets, likewise

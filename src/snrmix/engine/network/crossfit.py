@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,64 +11,15 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import (
     Mixing,
-    PartnerTable,
     check_pixels,
-    expression_bandwidth,
-    expression_weights,
-    median_distance,
-    share_of_all,
 )
-from snrmix.engine.network.heads import Fitted, Training, fit_networks, forward
+from snrmix.engine.network.heads import Fitted, fit_networks, forward
+from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import COMPONENTS, Targets, make_targets
-from snrmix.engine.patches import PatchStore
+from snrmix.engine.options import Training
+from snrmix.engine.section import Section
 
 CHUNK = 8192  # sites predicted at once
-
-Neighbours = Callable[..., np.ndarray]
-
-
-@dataclass(frozen=True)
-class Section:
-    """Everything the engine needs to know of an object, as arrays in canonical order.
-
-    Parameters
-    ----------
-    features
-        Shape (n, d), of all sites, not standardised.
-    colour
-        Which features are colour statistics, bool, shape (d,).
-    positions
-        Shape (n, 2), in lattice pitches.
-    library
-        Shape (n,), int codes.
-    measured
-        Shape (m,), indices of the measured sites, ascending.
-    expression
-        float32, shape (m, genes), of the measured sites, log units.
-    depth
-        Shape (m,), counts per measured spot.
-    neighbours
-        From indices of training spots (into the measured ones) and ``k`` to their ``k`` nearest training spots of the
-        same library: positions in that list, shape (train, k), -1 where there are fewer. A third argument, values of
-        these spots, shape (train, outputs), says in what space they are near; by default in the tissue.
-    patches
-        Of all sites; only for fine-tuning.
-    """
-
-    features: np.ndarray
-    colour: np.ndarray
-    positions: np.ndarray
-    library: np.ndarray
-    measured: np.ndarray
-    expression: np.ndarray
-    depth: np.ndarray
-    neighbours: Neighbours
-    patches: PatchStore | None = None
-
-    @property
-    def unmeasured(self) -> np.ndarray:
-        """Indices of the other sites, ascending."""
-        return np.setdiff1d(np.arange(len(self.library)), self.measured, assume_unique=True)
 
 
 @dataclass(frozen=True)
@@ -139,59 +89,3 @@ def join_folds(
         count[fold.held_out] += 1
     with np.errstate(invalid="ignore"):
         return total / count[:, None]
-
-
-def partner_table(
-    targets: list[Targets],
-    folds: list[Fold],
-    neighbours: Neighbours,
-    mixing: Mixing,
-    seed: int,
-    library: np.ndarray | None = None,
-) -> PartnerTable:
-    """Candidates and probabilities of every fold's training spots.
-
-    Networks are trained together, so that all need as many spots: folds are cut to the size of the smallest. Where sizes
-    differ by more than a tenth, as of whole libraries, spots of smaller ones are repeated instead.
-    """
-    n, sizes = len(targets[0].values), [len(fold.train) for fold in folds]
-    size = min(sizes) if min(sizes) > 0.9 * max(sizes) else max(sizes)
-    library = np.zeros(n, int) if library is None else library
-    rng = np.random.default_rng(seed)
-    train = np.stack([np.sort(_resized(fold.train, size, rng)) for fold in folds])
-    parts = _graph_parts(targets, folds, neighbours, mixing, library, rng)
-    if getattr(mixing, "needs_labels", False):
-        parts["labels"] = np.stack([target.values for target in targets])
-        spread = [median_distance(target.values[fold.train], rng) for fold, target in zip(folds, targets, strict=True)]
-        parts["spread"] = np.array(spread, np.float32)
-    parts |= {"train": train, "library": np.ascontiguousarray(library)}
-    return PartnerTable(**{name: torch.from_numpy(values) for name, values in parts.items()})
-
-
-def _resized(spots: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Some of the spots, or all of them and some once more."""
-    rounds, rest = divmod(size, len(spots))
-    return np.concatenate([*[spots] * rounds, rng.choice(spots, rest, replace=False)])
-
-
-def _graph_parts(targets, folds, neighbours: Neighbours, mixing: Mixing, library, rng) -> dict[str, np.ndarray]:
-    """Neighbours of the training spots and their weights, as fields of a `PartnerTable`."""
-    n, smallest = len(targets[0].values), min(len(fold.train) for fold in folds)
-    k = max(min(mixing.k - getattr(mixing, "count_self", False), smallest - 1), 0)
-    index = np.zeros((len(folds), n, max(k, 1)), np.int64)
-    weight = np.zeros((len(folds), n, max(k, 1)), np.float32)
-    parts = {"index": index, "weight": weight}
-    if k == 0:
-        return parts
-    kernel, in_expression = getattr(mixing, "kernel", "gaussian"), getattr(mixing, "graph", "") == "expression"
-    if getattr(mixing, "edge", "") == "all":
-        parts["share_of_all"] = np.zeros((len(folds), n), np.float32)
-    for head, (fold, target) in enumerate(zip(folds, targets, strict=True)):
-        values = target.values[fold.train] * target.scale  # in units of the expression, which some kernels depend on
-        near = neighbours(fold.train, k, values) if in_expression else neighbours(fold.train, k)
-        bandwidth = expression_bandwidth(values, mixing.sigma, rng)
-        index[head, fold.train] = fold.train[np.maximum(near, 0)]
-        weight[head, fold.train] = expression_weights(near, values, bandwidth, kernel)
-        if "share_of_all" in parts:
-            parts["share_of_all"][head, fold.train] = share_of_all(near, values, library[fold.train], bandwidth, kernel)
-    return parts
