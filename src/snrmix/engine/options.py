@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 
-from snrmix._names import listing
+from snrmix import _checks
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,12 @@ class Training:
 
     def __post_init__(self):
         for name in ("max_epochs", "patience", "hidden", "steps_per_epoch", "smallest_batch", "largest_batch"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
-        one = self.devices == "auto" or (isinstance(self.devices, list | tuple) and len(self.devices) == 1)
-        if not one and (isinstance(self.devices, bool) or self.devices != 1):
-            raise ValueError(f"devices={self.devices!r}: one device trains all networks; use 'auto', 1 or [index].")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
-        if not 0 <= self.weight_average <= 1:
-            raise ValueError(f"weight_average={self.weight_average!r} must lie between 0 and 1.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate!r} must be positive.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
+            _checks.whole_number(name, getattr(self, name))
+        _check_device(self.devices)
+        _checks.share("dropout", self.dropout, below_one=True)
+        _checks.share("weight_average", self.weight_average)
+        _checks.positive("learning_rate", self.learning_rate)
+        _checks.not_negative("weight_decay", self.weight_decay)
         if not self.stem_boost >= 1:
             raise ValueError(f"stem_boost={self.stem_boost!r} must be at least 1.")
 
@@ -157,25 +148,24 @@ class Finetuning:
 
     def __post_init__(self):
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {listing(known)}.")
-        for name, least in {"max_epochs": 1, "patience": 1, "batch_size": 2, "warm_up": 0, "size": 1}.items():
-            value = getattr(self, name)
-            if value is None and name == "size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number from {least} up.")
+            _checks.choice(name, getattr(self, name), known)
+        for name, least in {"max_epochs": 1, "patience": 1, "batch_size": 2, "warm_up": 0}.items():
+            _checks.whole_number(name, getattr(self, name), least)
+        if self.size is not None:
+            _checks.whole_number("size", self.size)
         for name in ("learning_rate", "head_learning_rate", "eps", *(["clip"] if self.clip is not None else [])):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be positive.")
-        one = self.devices == "auto" or (isinstance(self.devices, list | tuple) and len(self.devices) == 1)
-        if not one and (isinstance(self.devices, bool) or self.devices != 1):
-            raise ValueError(f"devices={self.devices!r}: one device trains all networks; use 'auto', 1 or [index].")
+            _checks.positive(name, getattr(self, name))
+        _check_device(self.devices)
         if not 0 <= self.min_learning_rate <= self.learning_rate:
             raise ValueError(f"min_learning_rate={self.min_learning_rate!r} must lie between 0 and learning_rate.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
-        if not 0 <= self.weight_average < 1:
-            raise ValueError(f"weight_average={self.weight_average!r} must lie between 0 and 1, and be less than 1.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
+        _checks.not_negative("weight_decay", self.weight_decay)
+        if _checks.share("weight_average", self.weight_average) == 1:
+            raise ValueError("weight_average=1 must lie between 0 and 1, and be less than 1.")
+        _checks.share("dropout", self.dropout, below_one=True)
+
+
+def _check_device(devices) -> None:
+    """Refuse more than one device."""
+    one = devices == "auto" or (isinstance(devices, list | tuple) and len(devices) == 1)
+    if not one and (isinstance(devices, bool) or devices != 1):
+        raise ValueError(f"devices={devices!r}: one device trains all networks; use 'auto', 1 or [index].")
