@@ -21,8 +21,8 @@ _LAZY = {
         "snrmix.engine.mix",
     ),
     "Losses": "snrmix.engine.losses",
-    "Training": "snrmix.engine.network",
-    "Finetuning": "snrmix.engine.finetune",
+    "Training": "snrmix.engine.options",
+    "Finetuning": "snrmix.engine.options",
     "Encoder": "snrmix.images.encoder",
 }
 _MODULES = ("datasets", "io", "pl", "pp", "tl")
