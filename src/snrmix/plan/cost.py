@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
+from snrmix.data.expression import number_among
 from snrmix.data.sites import Sites
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
 from snrmix.engine.slices import MOST_VALUES
@@ -162,7 +163,8 @@ def count_genes(table: AnnData, genes) -> int:
     if isinstance(genes, str) and genes in table.var:
         return int(np.count_nonzero(table.var[genes].to_numpy() == True))  # noqa: E712 (any type of column)
     if isinstance(genes, Sized) and not isinstance(genes, str):
-        return min(len(genes), table.n_vars)
+        number = number_among(list(genes), table.var_names) or 0
+        return min(number + len(genes), table.n_vars)
     return min(genes, table.n_vars) if isinstance(genes, Integral) else table.n_vars
 
 

@@ -99,7 +99,8 @@ def impute(
         ``"counts"`` (normalised to 10,000 per spot over all genes, log1p), ``"log"`` (used as they are), or ``"auto"``:
         integers are counts; ``uns["log1p"]`` or values below 20 are log.
     genes
-        Boolean var column, list of names, number of genes of highest mean on the measured spots, or ``None`` for all.
+        Boolean var column, list of names, number of genes of highest mean on the measured spots, a list of that number
+        and further names (``[500, "ERBB2"]``), or ``None`` for all.
     image
         Path, array (y, x, channels), dask array or DataArray in the pixels of ``obsm["spatial"]``, or a dict of them by
         library. ``None``: ``uns["spatial"][library]``, or the SpatialData image of highest resolution.
@@ -123,7 +124,8 @@ def impute(
         model of all libraries. Either way, libraries without measured spots (with ``share=True`` also those with fewer
         than 20) get a model of all measured ones, scored on whole libraries that it has not seen.
     mix
-        ``"snr"``, ``"mixup"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
+        ``"snr"``, ``"snr_expression"``, ``"mixup"``, ``"mixup_without_hesitation"``, ``"cmixup"``, ``"rcmixup"``,
+        ``"cutmix"``, ``"cellmix"``, ``"puzzlemix"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
     losses
         Weights of the loss terms, see `snrmix.Losses`.
     kriging
