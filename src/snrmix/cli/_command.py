@@ -13,7 +13,8 @@ from cyclopts import Group, Parameter
 
 from snrmix.cli._session import SWITCH, Common, Session, run
 from snrmix.cli._source import Argument, class_named_in, read_class, read_function
-from snrmix.cli._values import by_library, literal
+from snrmix.cli._values import by_library
+from snrmix.data.words import literal
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 NEVER = ("data", "copy")  # the input, and what -o is for

@@ -1,28 +1,11 @@
-"""From the words of a command line to the values that functions take."""
+"""Words of a command line that are not what they look like."""
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 
-CONSTANTS = {"true": True, "false": False, "none": None}
-
-
-def literal(text: str):
-    """``True``, ``False``, ``None`` or a number where the word is one, in lower case too; else the word."""
-    if text.lower() in CONSTANTS:
-        return CONSTANTS[text.lower()]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return value if isinstance(value, int | float) else text
-
-
-def names(text: str) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+from snrmix.data.words import literal, names
 
 
 def name_or_names(text: str) -> str | list[str]:
@@ -77,20 +60,3 @@ def _converted(text: str, option: str, convert):
         return convert(text)
     except ValueError as error:
         raise ValueError(f"{option} {text!r} is no number.") from error
-
-
-def read_genes(text: str, table):
-    """Genes as `snrmix.tl.impute` takes them: a number, a var column, names, or a number together with names.
-
-    Parameters
-    ----------
-    text
-        Such as ``"500"``, ``"highly_variable"``, ``"ERBB2,CD8A"`` or ``"500,ERBB2"``.
-    table
-        AnnData whose genes they are.
-    """
-    if text.isdigit():
-        return int(text)
-    if text in table.var:
-        return text
-    return [int(name) if name.isdigit() and name not in table.var_names else name for name in names(text)]

@@ -9,7 +9,8 @@ from cyclopts import Parameter
 
 from snrmix.cli._command import OUTPUT, Command
 from snrmix.cli._session import Session
-from snrmix.cli._values import literal_or_json, names, read_genes
+from snrmix.cli._values import literal_or_json
+from snrmix.data.words import names, read_genes
 
 WITHOUT = ("kriging", "fill", "key_added", "preset", "finetune", "finetuning")  # methods and splits say all that
 

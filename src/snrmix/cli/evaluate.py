@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from snrmix.cli._command import OUTPUT, Command
 from snrmix.cli._session import Session
-from snrmix.cli._values import read_genes
+from snrmix.data.words import read_genes
 
 
 def evaluate(

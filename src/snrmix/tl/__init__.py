@@ -2,7 +2,8 @@ from snrmix.tl.benchmark import benchmark
 from snrmix.tl.coverage import coverage
 from snrmix.tl.evaluate import evaluate
 from snrmix.tl.impute import impute
+from snrmix.tl.impute_cohort import impute_cohort
 from snrmix.tl.interval import interval
 from snrmix.tl.summarise import summarise
 
-__all__ = ["benchmark", "coverage", "evaluate", "impute", "interval", "summarise"]
+__all__ = ["benchmark", "coverage", "evaluate", "impute", "impute_cohort", "interval", "summarise"]
