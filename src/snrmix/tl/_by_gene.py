@@ -9,8 +9,8 @@ import pandas as pd
 
 from snrmix.data.expression import MIN_SPOTS
 from snrmix.data.table import dense_block, matrix_of
-from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
-from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
+from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
+from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.tl._held_out import MIN_HELD_OUT, HeldOut
 

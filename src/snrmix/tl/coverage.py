@@ -7,7 +7,7 @@ import pandas as pd
 
 from snrmix.data.table import dense_block, matrix_of
 from snrmix.engine.conformal import LEVELS
-from snrmix.engine.folds import distance_to_measured
+from snrmix.engine.neighbours import distance_to_measured
 from snrmix.tl._held_out import HeldOut, modelled_at, models_at, read_held_out
 from snrmix.tl.interval import interval_ends, quantiles_in_sds
 
