@@ -22,11 +22,11 @@ from scipy.stats import false_discovery_control, wilcoxon
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.engine.baselines import ridge
-from snrmix.engine.crossfit import fit_network
 from snrmix.engine.fit import Member, finer, stack_members
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import resolve_mixing
+from snrmix.engine.network.crossfit import fit_network
+from snrmix.engine.scores.baselines import ridge
 from snrmix.plan.splits import settle_neighbours
 from snrmix.tl._methods import METHODS, Case
 

@@ -21,12 +21,12 @@ from sections import SECTIONS, add_options, load, machine, write_table
 import snrmix
 from snrmix.data.expression import read_expression
 from snrmix.data.sites import patch_sides
-from snrmix.engine.crossfit import fit_network
-from snrmix.engine.finetune import Finetuning, fit_finetuned
+from snrmix.engine.finetune.fit import fit_finetuned
 from snrmix.engine.losses import Losses
-from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import resolve_mixing
-from snrmix.engine.network import Training
+from snrmix.engine.network.crossfit import fit_network
+from snrmix.engine.options import Finetuning, Training
+from snrmix.engine.scores.metrics import pearson
 from snrmix.images import Encoder, resolve_encoder
 from snrmix.plan.options import choose_device
 from snrmix.plan.patches import read_patches

@@ -23,16 +23,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from snrmix.engine.blocks import checkpoint_blocks
-from snrmix.engine.crossfit import partner_table
-from snrmix.engine.finetune import Finetuning
-from snrmix.engine.finetuner import Finetuner
+from snrmix.engine.finetune.blocks import checkpoint_blocks
+from snrmix.engine.finetune.finetuner import Finetuner
+from snrmix.engine.finetune.patch_network import PatchNetwork, encode_scales
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import SNRMixing
-from snrmix.engine.patch_network import PatchNetwork, encode_scales
+from snrmix.engine.network.partners import partner_table
+from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Finetuning
 from snrmix.engine.patches import PatchStore, to_float
-from snrmix.engine.targets import make_targets
 
 GENES = 250
 MODELS = {  # width, layers, heads, side of a patch in pixels
@@ -143,7 +143,7 @@ def measure(pixels, expression, positions, precision: str, compiled: bool, devic
 
 
 def tuning_step(pixels, expression, positions, batch, precision, compiled, checkpointing, device, options):
-    """One step of `snrmix.engine.finetune.Finetuner`, with its optimiser."""
+    """One step of `snrmix.engine.finetune.fit.Finetuner`, with its optimiser."""
     n, mixing, chosen = len(pixels), SNRMixing(k=30), {"batch_size": batch, "precision": precision, "compile": compiled}
     fold = Fold(np.arange(n), np.arange(n))
     target = make_targets(expression, fold.train)

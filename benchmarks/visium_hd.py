@@ -76,15 +76,10 @@ def clock() -> tuple[float, float]:
 
 def rate(options) -> dict:
     """Patches to embed, with a grid and without, and the time for all from the time for some."""
-    from snrmix.data.embedding import (
-        DEFAULT_SCALES,
-        count_patches,
-        on_device,
-        patch_grids,
-        patch_seconds,
-        resolve_encoder,
-    )
+    from snrmix.data.embedding import DEFAULT_SCALES, count_patches, patch_grids, patch_seconds
     from snrmix.data.sites import patch_sides, read_sites
+    from snrmix.images.encoder import on_device
+    from snrmix.images.encoders import resolve_encoder
 
     adata, encoder = anndata.read_h5ad(options.section / "section.h5ad"), resolve_encoder(options.encoder)
     sites = read_sites(adata, with_images=False)

@@ -21,9 +21,9 @@ _LAZY = {
         "snrmix.engine.mix",
     ),
     "Losses": "snrmix.engine.losses",
-    "Training": "snrmix.engine.network",
-    "Finetuning": "snrmix.engine.finetune",
-    "Encoder": "snrmix.images.encoders",
+    "Training": "snrmix.engine.options",
+    "Finetuning": "snrmix.engine.options",
+    "Encoder": "snrmix.images.encoder",
 }
 _MODULES = ("datasets", "io", "pl", "pp", "tl")
 __all__ = [*_MODULES, *_LAZY]

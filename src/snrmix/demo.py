@@ -10,8 +10,8 @@ import pandas as pd
 
 import snrmix
 from snrmix._log import logger
-from snrmix.engine.baselines import ridge, spatial_knn
-from snrmix.engine.metrics import pearson
+from snrmix.engine.scores.baselines import ridge, spatial_knn
+from snrmix.engine.scores.metrics import pearson
 
 HIDDEN = 0.7
 GENES = 3

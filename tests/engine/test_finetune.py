@@ -8,16 +8,18 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from snrmix.engine import patches as patches_module
-from snrmix.engine.blocks import checkpoint_blocks, last_block, trained_parameters
-from snrmix.engine.crossfit import Section, partner_table
-from snrmix.engine.finetune import Finetuning, first_network, fit_finetuned
-from snrmix.engine.finetuner import Finetuner
+from snrmix.engine.finetune.blocks import checkpoint_blocks, last_block, trained_parameters
+from snrmix.engine.finetune.finetuner import Finetuner
+from snrmix.engine.finetune.fit import first_network, fit_finetuned
+from snrmix.engine.finetune.patch_network import PatchNetwork
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import MIXINGS, CutMix, Mixup, NoMixing, SNRMixing, resolve_mixing
-from snrmix.engine.patch_network import PatchNetwork
+from snrmix.engine.network.partners import partner_table
+from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Finetuning
 from snrmix.engine.patches import PatchStore, allocate, square_symmetries, turn
-from snrmix.engine.targets import make_targets
+from snrmix.engine.section import Section
 
 SIZE = 16
 FAST = {"max_epochs": 2, "batch_size": 8, "accelerator": "cpu", "progress": False}
@@ -648,8 +650,8 @@ def test_divergence_is_an_error_that_names_the_rate():
 
 
 def test_pixel_strategies_work_here_and_not_on_features():
-    from snrmix.engine.crossfit import fit_network
-    from snrmix.engine.network import Training
+    from snrmix.engine.network.crossfit import fit_network
+    from snrmix.engine.options import Training
 
     section = section_of(expression_of())
     with pytest.raises(ValueError, match="CutMix mixes pixels"):

@@ -4,12 +4,12 @@ import pytest
 from snrmix.engine.folds import (
     CLUMPINESS,
     clustered_assignment,
-    distance_to_measured,
     held_out_distance,
     make_folds,
     random_assignment,
     single_split,
 )
+from snrmix.engine.neighbours import distance_to_measured
 
 
 def square(side):

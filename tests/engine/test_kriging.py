@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from snrmix.engine import kriging, systems
-from snrmix.engine.baselines import spatial_knn
-from snrmix.engine.components import depth_curves, leading_directions, split_components, spot_noise, trusted_depth
-from snrmix.engine.covariance import Correlations, KrigingSites, nearest
 from snrmix.engine.folds import Fold
-from snrmix.engine.kriging import choice_spots, cross_krige, krige, leave_one_out
-from snrmix.engine.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
+from snrmix.engine.kriging import krige as kriging
+from snrmix.engine.kriging import systems
+from snrmix.engine.kriging.components import depth_curves, split_components, spot_noise, trusted_depth
+from snrmix.engine.kriging.covariance import Correlations, KrigingSites
+from snrmix.engine.kriging.krige import choice_spots, cross_krige, krige, leave_one_out
+from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
+from snrmix.engine.linear_algebra import leading_directions
+from snrmix.engine.neighbours import nearest
+from snrmix.engine.scores.baselines import spatial_knn
 
 
 def make_sites(n, seed=0, features=8, libraries=1):
@@ -58,7 +61,7 @@ def test_systems_agree_with_textbook(solve, features, monkeypatch):
     solved = solve(correlations, choices, train, targets, scores, noise)
 
     # From the definitions: distances in a loop, kernels written out.
-    near = nearest(sites, train, targets, 6)
+    near = nearest(sites.positions, sites.library, train, targets, 6)[0]
     for c, (covariance, nugget, scale) in enumerate([(3, NUGGETS[1], 2.0), (1, NUGGETS[2], 0.7), (3, NUGGETS[3], 2.0)]):
         system = np.array([[textbook(correlations, covariance, i, j) for j in train] for i in train])
         system += nugget * np.diag(noise)

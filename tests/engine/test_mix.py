@@ -4,7 +4,6 @@ import torch
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from snrmix.engine.crossfit import partner_table
 from snrmix.engine.folds import Fold, make_folds
 from snrmix.engine.mix import (
     MIXINGS,
@@ -18,8 +17,10 @@ from snrmix.engine.mix import (
     register,
     resolve_mixing,
 )
-from snrmix.engine.network import Heads, Training
-from snrmix.engine.targets import make_targets
+from snrmix.engine.network.heads import Heads
+from snrmix.engine.network.partners import partner_table
+from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Training
 from snrmix.plan.graph import spatial_neighbours
 
 

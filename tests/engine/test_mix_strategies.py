@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
-from snrmix.engine.crossfit import Section, fit_network, partner_table
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import (
@@ -24,8 +23,11 @@ from snrmix.engine.mix import (
     needs_pixels,
     resolve_mixing,
 )
-from snrmix.engine.network import Training
-from snrmix.engine.targets import make_targets
+from snrmix.engine.network.crossfit import fit_network
+from snrmix.engine.network.partners import partner_table
+from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Training
+from snrmix.engine.section import Section
 from snrmix.plan.graph import spatial_neighbours
 
 NAMES = {

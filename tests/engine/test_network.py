@@ -6,15 +6,18 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.stats import norm
 
-from snrmix.engine import targets as targets_module
-from snrmix.engine.crossfit import NetworkFit, Section, fit_network
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
-from snrmix.engine.metrics import pearson
 from snrmix.engine.mix import SNRMixing
-from snrmix.engine.network import Selection, Training, batches, forward
+from snrmix.engine.network import targets as targets_module
+from snrmix.engine.network.crossfit import NetworkFit, fit_network
+from snrmix.engine.network.heads import batches, forward
+from snrmix.engine.network.selection import Selection
+from snrmix.engine.network.targets import make_targets
+from snrmix.engine.options import Training
 from snrmix.engine.scaling import CLIP, standard_scale, standardise
-from snrmix.engine.targets import make_targets
+from snrmix.engine.scores.metrics import pearson
+from snrmix.engine.section import Section
 
 LEARN = {"max_epochs": 60, "learning_rate": 3e-3, "dropout": 0.1}  # for the few, informative features made here
 FAST = {"max_epochs": 12, "hidden": 48, "accelerator": "cpu", "progress": False}

@@ -5,7 +5,8 @@ from scipy import stats
 
 from snrmix.data.expression import read_expression, read_measured
 from snrmix.data.sites import read_sites
-from snrmix.engine.noise import NEIGHBOURS, explainable_variance, log_count_moments, sampling_noise
+from snrmix.engine.counts import log_count_moments
+from snrmix.engine.scores.noise import NEIGHBOURS, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
 
 

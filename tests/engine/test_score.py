@@ -4,13 +4,14 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import Ridge
 
-from snrmix.engine import baselines as baselines_module
-from snrmix.engine.baselines import NEIGHBOURS, ridge, spatial_knn
-from snrmix.engine.crossfit import Section
 from snrmix.engine.folds import Fold
-from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.scaling import standardise
-from snrmix.engine.score import MOST_BLOCKS, baselines, better_than_all, score_methods, spatial_blocks
+from snrmix.engine.scores import baselines as baselines_module
+from snrmix.engine.scores.baselines import NEIGHBOURS, baselines, ridge, spatial_knn
+from snrmix.engine.scores.by_library import score_methods
+from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
+from snrmix.engine.scores.reliability import MOST_BLOCKS, better_than_all, spatial_blocks
+from snrmix.engine.section import Section
 
 
 def square(side):

@@ -1,7 +1,7 @@
 import pytest
 
 import snrmix
-from snrmix.engine.finetune import Finetuning
+from snrmix.engine.options import Finetuning
 from snrmix.plan.presets import PRESETS, apply_preset
 
 

@@ -7,7 +7,7 @@ import pytest
 import snrmix
 from snrmix.engine.folds import Fold
 from snrmix.engine.mix import MIXINGS, needs_pixels, resolve_mixing
-from snrmix.engine.smoothing import diffuse, graph_smoothing, random_walk
+from snrmix.engine.scores.smoothing import diffuse, graph_smoothing, random_walk
 from snrmix.tl._methods import available_methods
 
 matplotlib.use("Agg")

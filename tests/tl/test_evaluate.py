@@ -172,7 +172,7 @@ def test_a_whole_library_is_scored_within_itself():
 
 
 def test_moran_in_closed_form():
-    from snrmix.engine.metrics import moran
+    from snrmix.engine.scores.metrics import moran
 
     values = np.array([[1.0, 1, 5], [-1, 1, 5], [1, -1, 5], [-1, -1, 5]])
     pairs = np.array([[1, -1], [0, -1], [3, -1], [2, -1]])

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import snrmix
-from snrmix.engine.finetune import Finetuning
+from snrmix.engine.options import Finetuning
 from snrmix.images import Encoder, resolve_encoder
 from snrmix.plan.options import finetuning_options
 

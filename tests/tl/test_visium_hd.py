@@ -8,22 +8,21 @@ import pytest
 from scipy import ndimage
 
 import snrmix
-from snrmix.engine import baselines, components, conformal, covariance, network, score, stack, systems, targets
-from snrmix.engine.covariance import Correlations, KrigingSites
+from snrmix.engine.scores.baselines import spatial_knn
 from snrmix.plan import cost as estimate
 from snrmix.plan.cost import Run, announce
 
 GENES = 20
 LARGE = {
-    "snrmix.engine.kriging.EXACT_SPOTS": 500,
-    "snrmix.engine.kriging.CHOICE_SPOTS": 250,
-    "snrmix.engine.targets.MOST_VALUES": 10_000,
-    "snrmix.engine.targets.COMPONENTS": 8,
-    "snrmix.engine.network.MOST_STEPS": 4,
+    "snrmix.engine.kriging.krige.EXACT_SPOTS": 500,
+    "snrmix.engine.kriging.krige.CHOICE_SPOTS": 250,
+    "snrmix.engine.network.targets.MOST_VALUES": 10_000,
+    "snrmix.engine.network.crossfit.COMPONENTS": 8,
+    "snrmix.engine.network.heads.MOST_STEPS": 4,
     "snrmix.engine.conformal.MOST_SPOTS": 1000,
-    "snrmix.engine.baselines.MOST_RIDGE_SPOTS": 600,
-    "snrmix.engine.components.DISTINCT_DEPTHS": 20,
-    "snrmix.engine.covariance.SITES_AT_ONCE": 700,
+    "snrmix.engine.scores.baselines.MOST_RIDGE_SPOTS": 600,
+    "snrmix.engine.kriging.components.DISTINCT_DEPTHS": 20,
+    "snrmix.engine.kriging.covariance.SITES_AT_ONCE": 700,
 }
 
 
@@ -69,6 +68,7 @@ def test_dense_section_end_to_end(section, monkeypatch):
         monkeypatch.setattr(name, value)
     whole = adata.copy()
     layer = impute(whole, image)
+    assert not whole.uns["snrmix"]["kriging"]["exact"]
     assert (whole.uns["X_histology"]["grid_spacing"] > 0).all()
     assert np.isfinite(layer).all()
 
@@ -80,128 +80,12 @@ def test_dense_section_end_to_end(section, monkeypatch):
     counts = adata.X[~hidden] / adata.X[~hidden].sum(1, keepdims=True) * 1e4
     positions = adata.obsm["spatial"]
     library = np.zeros(adata.n_obs, int)
-    knn = baselines.spatial_knn(
+    knn = spatial_knn(
         positions, library, np.flatnonzero(~hidden), np.flatnonzero(hidden), np.log1p(counts).astype(np.float32)
     )
     assert correlation(truth[hidden], layer[hidden]) > correlation(truth[hidden], knn) + 0.02
     sd = whole.layers["snrmix_sd"][hidden]
     assert (sd > 0).all()
-
-
-# Each way for many sites against the ordinary one
-
-
-@pytest.fixture(scope="module")
-def regression():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(500, 30)).astype(np.float16)
-    expression = (features[:, :5] @ rng.normal(size=(5, 8)) + rng.normal(size=(500, 8))).astype(np.float32)
-    return features, expression
-
-
-def test_ridge_by_normal_equations_is_ridge(regression):
-    features, expression = regression
-    train, targets_ = np.arange(400), np.arange(400, 500)
-    dual = baselines.ridge(features, train, targets_, expression[train])
-    primal = baselines._primal_ridge(features, train, train, targets_, expression[train])
-    np.testing.assert_allclose(primal, dual, atol=1e-4)
-    assert np.abs(dual - expression[targets_]).mean() < 0.9 * np.abs(expression[targets_] - expression.mean(0)).mean()
-
-
-def test_components_are_taken_where_values_are_many(monkeypatch):
-    rng = np.random.default_rng(0)
-    expression = (rng.normal(size=(300, 4)) @ rng.normal(size=(4, 40)) + 3).astype(np.float32)
-    train = np.arange(200)
-    assert targets.make_targets(expression, train).basis is None
-    monkeypatch.setattr(targets, "MOST_VALUES", 1000)
-    found = targets.make_targets(expression, train, most=6)
-    assert found.values.shape == (300, 6)
-    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(6), atol=1e-5)
-    np.testing.assert_allclose(found.to_genes(found.values), expression, atol=1e-3)  # it has rank 4
-
-
-def test_leading_directions_do_not_depend_on_how_many_spots_are_read_at_once(monkeypatch):
-    values = np.random.default_rng(0).normal(size=(500, 30)).astype(np.float32) * np.arange(1, 31)
-    whole = components.leading_directions(values, 4)
-    monkeypatch.setattr(components, "SPOTS_AT_ONCE", 64)
-    parts = components.leading_directions(values, 4)
-    np.testing.assert_allclose(whole @ whole.T, parts @ parts.T, atol=1e-8)
-
-
-def test_curves_of_many_depths_are_rounded_to_one_percent(monkeypatch):
-    depth = np.random.default_rng(0).uniform(50, 500, 300)
-    exact = components.depth_curves(depth)
-    monkeypatch.setattr(components, "DISTINCT_DEPTHS", 100)
-    rounded = components.depth_curves(depth)
-    np.testing.assert_array_equal(rounded.depth, depth)
-    for name in ("mean", "variance"):
-        assert not np.array_equal(getattr(exact, name), getattr(rounded, name))
-        np.testing.assert_allclose(getattr(rounded, name), getattr(exact, name), rtol=0.02, atol=1e-3)
-
-
-def test_neighbourhoods_do_not_depend_on_how_many_are_searched_at_once(monkeypatch):
-    rng = np.random.default_rng(0)
-    n = 1000
-    sites = KrigingSites(rng.uniform(0, 30, (n, 2)), np.zeros(n, int), rng.normal(size=(n, 5)).astype(np.float32))
-    train, wanted = np.arange(600), np.arange(600, n)
-    correlations = Correlations(sites, train)
-    monkeypatch.setattr(systems, "TARGETS_AT_ONCE", 100)
-    monkeypatch.setattr(systems, "SEARCHED_AT_ONCE", 400)
-    at_once = systems.neighbourhoods(correlations, train, wanted)
-    monkeypatch.setattr(systems, "SEARCHED_AT_ONCE", 100)
-    np.testing.assert_array_equal(systems.neighbourhoods(correlations, train, wanted), at_once)
-
-
-def test_looks_do_not_depend_on_how_many_sites_are_read_at_once(monkeypatch):
-    rng = np.random.default_rng(0)
-    sites = KrigingSites(
-        rng.uniform(0, 20, (300, 2)), np.zeros(300, int), rng.normal(size=(300, 400)).astype(np.float32)
-    )
-    whole = covariance.principal_looks(sites, np.arange(100), 16)
-    monkeypatch.setattr(covariance, "SITES_AT_ONCE", 64)
-    np.testing.assert_allclose(covariance.principal_looks(sites, np.arange(100), 16), whole, atol=1e-4)
-
-
-def test_intervals_from_some_of_the_spots_are_those_of_all(monkeypatch):
-    rng = np.random.default_rng(0)
-    predicted = rng.gamma(2, 1, (6000, 10)).astype(np.float32)
-    context = [rng.normal(size=(6000, 1)).astype(np.float32)]
-    observed = predicted + rng.normal(size=predicted.shape) * np.exp(0.5 * context[0])
-    whole = conformal.calibrate(observed, predicted, context)
-    monkeypatch.setattr(conformal, "MOST_SPOTS", 2000)
-    some = conformal.calibrate(observed, predicted, context)
-    assert not np.array_equal(some.low, whole.low)
-    np.testing.assert_allclose(
-        some.sd(some.scale(predicted, context)), whole.sd(whole.scale(predicted, context)), rtol=0.1
-    )
-
-
-def test_scores_and_weights_do_not_depend_on_the_blocks_of_genes(monkeypatch):
-    rng = np.random.default_rng(0)
-    observed = rng.normal(size=(400, 50)).astype(np.float32)
-    methods = {"mean": np.zeros_like(observed), "snrmix": observed + rng.normal(size=observed.shape).astype(np.float32)}
-    rows, fold = np.arange(400), np.arange(400) % 4
-    table, genes = score.score_methods(observed, methods, rows)
-    weights = stack.fit_stack(observed, list(methods.values()), np.zeros((4, 50)), fold).weights
-    monkeypatch.setattr(score, "MOST_VALUES", 1)
-    monkeypatch.setattr(stack, "MOST_VALUES", 1)
-    blocks, genes_of_blocks = score.score_methods(observed, methods, rows)
-    pd.testing.assert_frame_equal(blocks, table)
-    pd.testing.assert_frame_equal(genes_of_blocks["snrmix"], genes["snrmix"])
-    np.testing.assert_allclose(
-        stack.fit_stack(observed, list(methods.values()), np.zeros((4, 50)), fold).weights, weights, rtol=1e-6
-    )
-
-
-def test_an_epoch_has_a_bounded_number_of_steps():
-    options = snrmix.Training()
-    sizes = [100, 1000, 10_000, 16_000, 100_000, 1_000_000]
-    found = [network.batches(n, options) for n in sizes]
-    assert [steps for _, steps in found][-2:] == [64, 64]
-    assert all(batch < 260 for batch, _ in found)
-    for n, (batch, steps) in list(zip(sizes, found, strict=True))[:4]:  # all spots are seen
-        assert batch * steps > n - steps
-    assert network.batches(100_000, snrmix.Training(steps_per_epoch=500)) == (200, 500)
 
 
 # The estimate

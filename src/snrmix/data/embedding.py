@@ -13,16 +13,11 @@ from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.embedding_cache import CACHE_KEY, describe, is_reusable, made_from
 from snrmix.data.sites import Sites
+from snrmix.images.colour import COLOUR_FEATURES, colour_statistics
 from snrmix.images.crops import read_crops
-from snrmix.images.dense import Grid, patch_grid
-from snrmix.images.encoders import (
-    COLOUR_FEATURES,
-    Encoder,
-    colour_statistics,
-    encode,
-    on_device,
-    resolve_encoder,
-)
+from snrmix.images.encoder import Encoder, encode, on_device
+from snrmix.images.encoders import resolve_encoder
+from snrmix.images.patch_grid import Grid, patch_grid
 from snrmix.images.source import Level
 
 DEFAULT_SCALES = (1.15, 2.3, 4.6)

@@ -9,11 +9,8 @@ import numpy as np
 import pandas as pd
 
 from snrmix.data.sites import Sites, patch_sides
-from snrmix.images.encoders import (
-    COLOUR_FEATURES,
-    Encoder,
-    probe,
-)
+from snrmix.images.colour import COLOUR_FEATURES
+from snrmix.images.encoder import Encoder, probe
 from snrmix.images.source import SectionImage, coarse_sample
 
 CACHE_KEY = "X_histology"
@@ -57,7 +54,7 @@ def is_reusable(cached, record: dict) -> bool:
 
 
 def same_encoder(old: np.ndarray, new: np.ndarray) -> bool:
-    """Whether two probes, see `snrmix.images.encoders.probe`, are of one encoder."""
+    """Whether two probes, see `snrmix.images.encoder.probe`, are of one encoder."""
     if old.shape != new.shape:
         return False
     return not new.size or bool(np.abs(old - new).max() <= PROBE_TOLERANCE * np.sqrt(np.mean(new**2)))

@@ -8,18 +8,20 @@ import numpy as np
 import pandas as pd
 
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
-from snrmix.engine.crossfit import NetworkFit, Section, fit_network
-from snrmix.engine.finetune import FinetunedFit, Finetuning, fit_finetuned
-from snrmix.engine.folds import Fold, distance_to_measured
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
+from snrmix.engine.folds import Fold
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
-from snrmix.engine.network import Training
-from snrmix.engine.score import baselines, better_than_all, score_methods
+from snrmix.engine.neighbours import distance_to_measured
+from snrmix.engine.network.crossfit import NetworkFit, fit_network
+from snrmix.engine.options import Finetuning, Training
+from snrmix.engine.scores.baselines import baselines
+from snrmix.engine.scores.by_library import Scores, library_means, mean_scores, score_libraries
+from snrmix.engine.section import Section
 from snrmix.engine.stack import Stack, combine, fit_stack
 
 HALVED_SPOTS = 800
-FEWEST_SCORED = 10  # of a library, for scores of its own
 FAR = 300.0  # no spatial covariance reaches as many pitches
 
 
@@ -50,25 +52,6 @@ class Member:
 
     out_of_fold: np.ndarray
     predicted: np.ndarray
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How good predictions are at spots that were held out.
-
-    Parameters
-    ----------
-    genes
-        Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
-    methods
-        Per method, see `snrmix.engine.score.score_methods`; the method itself is ``"snrmix"``.
-    n_spots
-        Number of these spots.
-    """
-
-    genes: pd.DataFrame
-    methods: pd.DataFrame
-    n_spots: int
 
 
 @dataclass(frozen=True)
@@ -168,48 +151,6 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
         out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, genes, scores, scored, calibration, network,
         record,
     )  # fmt: skip
-
-
-def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
-    """Out-of-fold means of each library, float32, (measured, genes); the mean of all where none of its spots is left."""
-    own, means = section.library[section.measured], np.full(section.expression.shape, np.nan, np.float32)
-    for fold in folds:
-        for code in np.unique(own[fold.held_out]):
-            train = fold.train[own[fold.train] == code]
-            means[fold.held_out[own[fold.held_out] == code]] = section.expression[
-                train if len(train) else fold.train
-            ].mean(0)
-    return means
-
-
-def score_libraries(
-    section: Section, methods: dict[str, np.ndarray], references: list[str], scored: np.ndarray, seed: int
-) -> dict[int, Scores]:
-    """Score every library on its own, so that differences between libraries count for nothing."""
-    library, positions = section.library[section.measured], section.positions[section.measured]
-    codes, count = np.unique(library[scored], return_counts=True)
-    enough = codes[count >= min(FEWEST_SCORED, count.max())]
-    found = {}
-    for code in enough:
-        rows = scored[library[scored] == code]
-        table, by_gene = score_methods(section.expression, methods, rows)
-        genes = by_gene["snrmix"]
-        genes["reliable"] = better_than_all(
-            section.expression, methods["snrmix"], [methods[name] for name in references], rows, positions, library,
-            np.random.default_rng(seed),
-        )  # fmt: skip
-        found[int(code)] = Scores(genes, table, len(rows))
-    return found
-
-
-def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over libraries of the scores per gene and per method; reliable is what is so everywhere."""
-    parts = list(by_library.values())
-    if len(parts) == 1:
-        return parts[0].genes, parts[0].methods
-    genes = sum(part.genes.astype(float) for part in parts) / len(parts)
-    genes["reliable"] = np.logical_and.reduce([part.genes["reliable"] for part in parts])
-    return genes, sum(part.methods for part in parts) / len(parts)
 
 
 def far_apart(section: Section) -> Section:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+
+from snrmix.engine.neighbours import distance_to_measured
 
 CLUMPINESS = (2, 4, 8, 16)  # candidate clusters per fold; random folds are the limit of many
 
@@ -119,27 +120,6 @@ def single_split(library: np.ndarray, share: float, rng: np.random.Generator) ->
         size = min(max(1, round(share * len(rows))), len(rows) - 1)
         held[rng.choice(rows, size=size, replace=False)] = True
     return Fold(np.flatnonzero(~held), np.flatnonzero(held))
-
-
-def distance_to_measured(
-    positions: np.ndarray, library: np.ndarray, measured: np.ndarray, sites: np.ndarray | None = None
-) -> np.ndarray:
-    """Distance of sites (default: the unmeasured) to the nearest measured site of their library, in pitches.
-
-    Sites of libraries without a measured site are given the largest distance found, or are left out by default.
-    """
-    is_measured = np.zeros(len(library), bool)
-    is_measured[measured] = True
-    leave_out = sites is None
-    sites = np.flatnonzero(~is_measured) if sites is None else sites
-    distance = np.full(len(sites), np.nan)
-    for code in np.unique(library[sites]):
-        train, wanted = np.flatnonzero(is_measured & (library == code)), library[sites] == code
-        if len(train):
-            distance[wanted] = cKDTree(positions[train]).query(positions[sites[wanted]])[0]
-    if leave_out:
-        return distance[~np.isnan(distance)]
-    return np.where(np.isnan(distance), np.nanmax(distance, initial=1.0), distance)
 
 
 def held_out_distance(positions: np.ndarray, library: np.ndarray, fold: np.ndarray) -> np.ndarray:

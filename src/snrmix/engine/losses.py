@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from snrmix import _checks
+
 CORRELATION_EPSILON = 1e-3
 
 
@@ -34,8 +36,7 @@ class Losses:
 
     def __post_init__(self):
         for name in ("vicinal", "consistency", "edge", "correlation"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"losses: {name}={getattr(self, name)!r} must not be negative.")
+            _checks.not_negative(f"losses: {name}", getattr(self, name))
 
     @property
     def needs_ends(self) -> bool:

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
+from snrmix.engine.slices import gene_slices
+
 PRIOR_SPREADS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-GENE_CHUNK = 1024
-MOST_VALUES = 10_000_000  # spots times genes at once
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,7 @@ def sum_products(observed, predicted, mean, fold) -> Products:
     gram, cross, square = np.zeros((n_folds, p, p, genes)), np.zeros((n_folds, p, genes)), np.zeros((n_folds, genes))
     for k in range(n_folds):
         rows = np.flatnonzero(fold == k)
-        step = int(np.clip(MOST_VALUES // max(len(rows), 1), 16, GENE_CHUNK))
-        for start in range(0, genes, step):
-            some = slice(start, start + step)
+        for some in gene_slices(len(rows), genes):
             base = mean[k, some].astype(np.float64)
             y = observed[rows, some] - base
             deviations = [f[rows, some] - base for f in predicted]

@@ -22,7 +22,7 @@ class Encoding:
     encoder
         Its name; ``None`` with ``use_rep``.
     probe
-        What it makes of two fixed patches, see `snrmix.images.encoders.probe`.
+        What it makes of two fixed patches, see `snrmix.images.encoder.probe`.
     use_rep
         Key of ``obsm``.
     width

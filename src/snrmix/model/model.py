@@ -19,15 +19,18 @@ from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
 from snrmix.data.sites import Sites, read_sites, restrict_sites
 from snrmix.data.table import read_representation, read_table
-from snrmix.engine.crossfit import NetworkFit, Section
 from snrmix.engine.fit import Member, Settings, finer, fit_section, stack_members
 from snrmix.engine.folds import make_folds
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
-from snrmix.engine.network import Fitted, Training
-from snrmix.engine.targets import Targets
-from snrmix.images.encoders import Encoder, on_device, probe, resolve_encoder
+from snrmix.engine.network.crossfit import NetworkFit
+from snrmix.engine.network.heads import Fitted
+from snrmix.engine.network.targets import Targets
+from snrmix.engine.options import Training
+from snrmix.engine.section import Section
+from snrmix.images.encoder import Encoder, on_device, probe
+from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, adapted_scales, describe_encoding
 from snrmix.model.networks import Seen, held_out_of, lean, mean_gap, network_pearson, one_network
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model

@@ -8,11 +8,12 @@ import numpy as np
 
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.sites import Sites
-from snrmix.engine.crossfit import NetworkFit, Section
 from snrmix.engine.fit import SectionFit
 from snrmix.engine.folds import Fold
-from snrmix.engine.metrics import pearson
-from snrmix.engine.network import Fitted
+from snrmix.engine.network.crossfit import NetworkFit
+from snrmix.engine.network.heads import Fitted
+from snrmix.engine.scores.metrics import pearson
+from snrmix.engine.section import Section
 
 
 @dataclass(frozen=True)

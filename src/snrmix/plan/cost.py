@@ -13,14 +13,15 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix.data.sites import Sites
-from snrmix.engine.targets import COMPONENTS, MOST_VALUES, WIDEST
-from snrmix.images.encoders import COLOUR_FEATURES
+from snrmix.engine.network.targets import COMPONENTS, WIDEST
+from snrmix.engine.slices import MOST_VALUES
+from snrmix.images.colour import COLOUR_FEATURES
 
 LONG = 60.0  # seconds from which a run says what it will take
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
-EXACT_SPOTS = 5000  # see snrmix.engine.kriging
+EXACT_SPOTS = 5000  # see snrmix.engine.kriging.krige
 KRIGING_WORK = 6e7  # per site, in products of a matrix product: many small systems
 PATCH_SECONDS = 0.5e-3  # to read and resize a patch, beside what the encoder takes
 HIDDEN, BATCH, STEPS = 256, 256, 64  # of the networks: units, and most spots and steps of an epoch

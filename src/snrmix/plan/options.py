@@ -8,11 +8,9 @@ from dataclasses import fields, replace
 import numpy as np
 
 from snrmix._names import closest, listing
-from snrmix.engine.finetune import Finetuning, check_encoder
-from snrmix.engine.network import Training
-from snrmix.images.encoders import (
-    Encoder,
-)
+from snrmix.engine.finetune.fit import check_encoder
+from snrmix.engine.options import Finetuning, Training
+from snrmix.images.encoder import Encoder
 
 
 def finetuning_options(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snrmix._names import closest, listing
-from snrmix.engine.finetune import Finetuning
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import SNRMixing, resolve_mixing
+from snrmix.engine.options import Finetuning
 
 
 @dataclass(frozen=True)

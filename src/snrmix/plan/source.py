@@ -15,8 +15,8 @@ from snrmix.data.embedding_cache import read_cache
 from snrmix.data.expression import Expression, read_expression, read_measured
 from snrmix.data.sites import Sites, patch_sides, read_sites, restrict_sites
 from snrmix.data.table import has_image, read_representation, read_table
-from snrmix.engine.crossfit import Section
 from snrmix.engine.patches import PatchStore
+from snrmix.engine.section import Section
 from snrmix.images.encoders import resolve_encoder
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.patches import read_patches
@@ -31,7 +31,7 @@ class Source:
     is_measured
         Shape (n,), bool, in site order.
     features, colour
-        Of all sites, see `snrmix.engine.crossfit.Section`.
+        Of all sites, see `snrmix.engine.network.crossfit.Section`.
     embedding
         ``None`` where features came from ``use_rep``, and of a part of the libraries.
     layer, units, genes

@@ -11,8 +11,8 @@ from anndata import AnnData
 from snrmix.data.expression import MIN_SPOTS, Expression
 from snrmix.data.sites import Sites
 from snrmix.data.table import dense_block
-from snrmix.engine.metrics import gene_scores, moran, pearson, spearman
-from snrmix.engine.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
+from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
+from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
 
 MOST_GENES_AT_ONCE, VALUES_AT_ONCE = 512, 2**21  # bounds the memory of a step

@@ -8,13 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from snrmix.engine.baselines import ridge, spatial_knn
-from snrmix.engine.crossfit import Section, fit_network
 from snrmix.engine.fit import SectionFit, Settings, far_apart
 from snrmix.engine.folds import Fold
-from snrmix.engine.kriging import krige_section
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels
-from snrmix.engine.smoothing import NEIGHBOURS, graph_smoothing, random_walk
+from snrmix.engine.network.crossfit import fit_network
+from snrmix.engine.scores.baselines import ridge, spatial_knn
+from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
+from snrmix.engine.section import Section
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.parts import Part
 from snrmix.plan.splits import settle_neighbours

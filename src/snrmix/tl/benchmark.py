@@ -13,8 +13,8 @@ from snrmix.data.expression import read_expression, read_measured
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
-from snrmix.engine.metrics import gene_scores
 from snrmix.engine.mix import resolve_mixing
+from snrmix.engine.scores.metrics import gene_scores
 from snrmix.plan.options import choose_device, training_options
 from snrmix.plan.parts import Part, plan_models
 from snrmix.plan.source import read_source

@@ -12,7 +12,7 @@ from snrmix.data.results import check_libraries, models_of, result_table
 from snrmix.data.sites import Sites, read_sites
 from snrmix.data.table import matrix_of, read_mask
 from snrmix.engine.conformal import LEVELS
-from snrmix.engine.folds import distance_to_measured
+from snrmix.engine.neighbours import distance_to_measured
 from snrmix.tl.interval import interval
 
 QUARTERS = 4

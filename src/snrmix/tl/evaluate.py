@@ -32,7 +32,7 @@ def evaluate(
 
     Observed counts are noisy, and no prediction can explain their sampling noise. The share of the variance that could
     be explained is estimated for two kinds of ideal predictor: one that knows the sequencing depth of the held-out
-    spot, and one that has to guess it from the spots around, see `snrmix.engine.noise.sampling_noise`.
+    spot, and one that has to guess it from the spots around, see `snrmix.engine.scores.noise.sampling_noise`.
 
     Parameters
     ----------

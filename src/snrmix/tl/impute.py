@@ -11,10 +11,10 @@ from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY
 from snrmix.data.results import UNITS, Result
 from snrmix.data.table import read_table
-from snrmix.engine.finetune import Finetuning
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
+from snrmix.engine.options import Finetuning
 from snrmix.images import resolve_encoder
 from snrmix.plan.cost import check_memory, check_run
 from snrmix.plan.options import _seed, choose_device, finetuning_options, training_options

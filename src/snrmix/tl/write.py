@@ -9,7 +9,8 @@ from anndata import AnnData
 from snrmix.data.embedding_cache import write_cache
 from snrmix.data.results import CALIBRATION, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
 from snrmix.engine.conformal import LEVELS
-from snrmix.engine.fit import Scores, SectionFit
+from snrmix.engine.fit import SectionFit
+from snrmix.engine.scores.by_library import Scores
 from snrmix.plan.parts import Part
 from snrmix.plan.source import Source
 

@@ -144,9 +144,3 @@ def random_partners(anchors: torch.Tensor, table: PartnerTable, generator: torch
         count = torch.searchsorted(own, wanted, right=True) - first
     place = first + (draw * count).long().minimum(count - 1)
     return table.train.gather(1, place)
-
-
-def positive(name: str, value) -> None:
-    """Refuse a parameter that is not a positive number."""
-    if not value > 0:
-        raise ValueError(f"{name}={value!r} must be positive.")

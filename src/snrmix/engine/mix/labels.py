@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from snrmix.engine.mix.base import PartnerTable, beta, positive, register
+from snrmix import _checks
+from snrmix.engine.mix.base import PartnerTable, beta, register
 
 
 @register("cmixup")
@@ -32,8 +33,8 @@ class CMixup:
     needs_labels = True
 
     def __post_init__(self):
-        positive("sigma", self.sigma)
-        positive("alpha", self.alpha)
+        _checks.positive("sigma", self.sigma)
+        _checks.positive("alpha", self.alpha)
 
     def draw(self, anchors, table, generator):
         """See `Mixing`."""
@@ -83,7 +84,7 @@ class RCMixup(CMixup):
     def __post_init__(self):
         super().__post_init__()
         for sigma in self.sigmas:
-            positive("sigmas", sigma)
+            _checks.positive("sigmas", sigma)
         if not 0 < self.trust <= 1 or not 0 <= self.warm_up <= 1:
             raise ValueError(f"trust={self.trust!r} and warm_up={self.warm_up!r} must be shares between 0 and 1.")
 

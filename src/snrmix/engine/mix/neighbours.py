@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from snrmix._names import listing
-from snrmix.engine.mix.base import beta, positive, register
+from snrmix import _checks
+from snrmix.engine.mix.base import beta, register
 
 BANDWIDTH_PAIRS = 4096
 CHOICES = {
@@ -65,12 +65,11 @@ class SNRMixing:
 
     def __post_init__(self):
         for name in ("k", "sigma", "alpha"):
-            positive(name, getattr(self, name))
+            _checks.positive(name, getattr(self, name))
         if self.k <= self.count_self:
             raise ValueError(f"k={self.k!r} must be 2 or more with count_self=True.")
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {listing(known)}.")
+            _checks.choice(name, getattr(self, name), known)
 
     def draw(self, anchors, table, generator):
         """See `Mixing`."""

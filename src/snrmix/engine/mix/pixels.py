@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from snrmix.engine.mix.base import positive, register
+from snrmix import _checks
+from snrmix.engine.mix.base import register
 from snrmix.engine.mix.random import Mixup
 
 
@@ -68,7 +69,7 @@ class CellMix(Mixup):
 
     def __post_init__(self):
         super().__post_init__()
-        positive("grid", self.grid)
+        _checks.positive("grid", self.grid)
 
     def blend(self, first, second, share, generator, saliency=None):
         """See `CutMix.blend`."""
@@ -107,7 +108,7 @@ class PuzzleMix(Mixup):
 
     def __post_init__(self):
         super().__post_init__()
-        positive("grid", self.grid)
+        _checks.positive("grid", self.grid)
 
     def blend(self, first, second, share, generator, saliency=None):
         """See `CutMix.blend`."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from snrmix.engine.mix.base import beta, positive, random_partners, register
+from snrmix import _checks
+from snrmix.engine.mix.base import beta, random_partners, register
 
 
 @register("none")
@@ -36,7 +37,7 @@ class Mixup:
     k: int = 0
 
     def __post_init__(self):
-        positive("alpha", self.alpha)
+        _checks.positive("alpha", self.alpha)
 
     def draw(self, anchors, table, generator):
         """See `Mixing`."""

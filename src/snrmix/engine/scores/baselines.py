@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from snrmix.engine.folds import Fold
 from snrmix.engine.scaling import Standardised, standard_scale, standardise
+from snrmix.engine.section import Section
 
 NEIGHBOURS = 10
 MOST_RIDGE_SPOTS = (
@@ -109,3 +111,21 @@ def _sketch(expression: np.ndarray) -> np.ndarray:
     """Genes, or random combinations of very many, whose mean squared error is an unbiased estimate of the sum."""
     genes = expression.shape[1]
     return expression if genes <= SKETCH else expression @ np.random.default_rng(0).standard_normal((genes, SKETCH))
+
+
+def baselines(section: Section, folds: list[Fold]) -> dict[str, np.ndarray]:
+    """Out-of-fold values of the mean, spatial kNN and (with features) ridge, each float32, (measured, genes)."""
+    methods = {
+        "mean": lambda train, targets, y: y.mean(0),
+        "spatial kNN": lambda train, targets, y: spatial_knn(section.positions, section.library, train, targets, y),
+    }
+    if section.features.shape[1]:
+        methods["ridge"] = lambda train, targets, y: ridge(section.features, train, targets, y)
+    found = {}
+    for name, predict in methods.items():
+        values = np.full(section.expression.shape, np.nan, np.float32)
+        for fold in folds:
+            train, held_out = section.measured[fold.train], section.measured[fold.held_out]
+            values[fold.held_out] = predict(train, held_out, section.expression[fold.train])
+        found[name] = values
+    return found

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snrmix.engine.components import leading_directions
+from snrmix.engine.linear_algebra import leading_directions
+from snrmix.engine.slices import MOST_VALUES
 
 WIDEST = 512  # up to this many genes the network predicts genes; above, principal components
-MOST_VALUES = 10_000_000  # spots times genes, likewise: every network keeps its own targets
 COMPONENTS = 128
 
 

@@ -3,70 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
-from snrmix.engine.baselines import ridge, spatial_knn
-from snrmix.engine.crossfit import Section
-from snrmix.engine.folds import Fold
-from snrmix.engine.metrics import gene_scores
+from snrmix.engine.slices import gene_slices
 
-GENE_CHUNK = 1024
-MOST_VALUES = 10_000_000  # spots times genes at once
 FLIPS = 2000
 SPOTS_PER_BLOCK, MOST_BLOCKS = 8, 32
 FALSE_DISCOVERIES = 0.05
-
-
-def baselines(section: Section, folds: list[Fold]) -> dict[str, np.ndarray]:
-    """Out-of-fold values of the mean, spatial kNN and (with features) ridge, each float32, (measured, genes)."""
-    methods = {
-        "mean": lambda train, targets, y: y.mean(0),
-        "spatial kNN": lambda train, targets, y: spatial_knn(section.positions, section.library, train, targets, y),
-    }
-    if section.features.shape[1]:
-        methods["ridge"] = lambda train, targets, y: ridge(section.features, train, targets, y)
-    found = {}
-    for name, predict in methods.items():
-        values = np.full(section.expression.shape, np.nan, np.float32)
-        for fold in folds:
-            train, held_out = section.measured[fold.train], section.measured[fold.held_out]
-            values[fold.held_out] = predict(train, held_out, section.expression[fold.train])
-        found[name] = values
-    return found
-
-
-def score_methods(
-    observed: np.ndarray, predicted: dict[str, np.ndarray], rows: np.ndarray
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Score every method on the same spots.
-
-    Parameters
-    ----------
-    observed
-        Shape (spots, genes).
-    predicted
-        Values of every method, the same shape, with ``"mean"`` among them.
-    rows
-        Indices of the spots to score on.
-
-    Returns
-    -------
-    tuple
-        A table with one row per method (``mse``, ``mse_ratio`` to the mean's as a ratio of sums over genes, ``pearson``
-        as mean over genes), and for every method a table with one row per gene, see `gene_scores`.
-    """
-    by_gene = {}
-    for name, values in predicted.items():
-        parts = []
-        for some in _gene_blocks(observed.shape[1], len(rows)):
-            columns = (array[rows, some] for array in (observed, values, predicted["mean"]))
-            parts.append(pd.DataFrame(gene_scores(*columns)))
-        by_gene[name] = pd.concat(parts, ignore_index=True)
-    table = pd.DataFrame(
-        {name: {"mse": genes["mse"].mean(), "pearson": genes["pearson"].mean()} for name, genes in by_gene.items()}
-    ).T
-    table.insert(1, "mse_ratio", table["mse"] / table.loc["mean", "mse"])
-    return table.rename_axis("method"), by_gene
 
 
 def better_than_all(
@@ -109,7 +51,7 @@ def better_than_all(
     signs = rng.choice(np.array([-1, 1], np.float32), size=(FLIPS, len(membership)))
     signs[0] = 1  # as observed
     worst = np.zeros(observed.shape[1])
-    for some in _gene_blocks(observed.shape[1], len(rows)):
+    for some in gene_slices(len(rows), observed.shape[1]):
         y = observed[rows, some]
         error = (ours[rows, some] - y) ** 2
         for other in others:
@@ -117,12 +59,6 @@ def better_than_all(
             as_large = total >= total[0] - 1e-5 * np.abs(total[0])  # but for rounding
             worst[some] = np.maximum(worst[some], as_large.mean(0))
     return false_discovery_control(worst) <= FALSE_DISCOVERIES
-
-
-def _gene_blocks(genes: int, spots: int) -> list[slice]:
-    """Blocks of at most 1,024 genes, fewer where there are many spots."""
-    step = int(np.clip(MOST_VALUES // max(spots, 1), 16, GENE_CHUNK))
-    return [slice(start, start + step) for start in range(0, genes, step)]
 
 
 def spatial_blocks(positions: np.ndarray, library: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,131 +3,28 @@
 from __future__ import annotations
 
 import copy
-import numbers
 from dataclasses import dataclass
 
-import lightning
 import numpy as np
 import torch
 
 from snrmix._log import logger, quiet
-from snrmix._names import listing
-from snrmix.engine.blocks import checkpoint_blocks, trained_parameters
-from snrmix.engine.crossfit import Section, join_folds, partner_table
-from snrmix.engine.finetuner import Finetuner
+from snrmix.engine.finetune.blocks import checkpoint_blocks, trained_parameters
+from snrmix.engine.finetune.finetuner import Finetuner
+from snrmix.engine.finetune.patch_network import CHUNK, PatchNetwork, encode_scales, predict
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
-from snrmix.engine.network import Progress
-from snrmix.engine.patch_network import CHUNK, PatchNetwork, encode_scales, predict
+from snrmix.engine.network.crossfit import join_folds
+from snrmix.engine.network.partners import partner_table
+from snrmix.engine.network.targets import Targets, make_targets
+from snrmix.engine.options import Finetuning
 from snrmix.engine.patches import PatchStore, to_float
 from snrmix.engine.scaling import standard_scale
-from snrmix.engine.targets import Targets, make_targets
+from snrmix.engine.section import Section
+from snrmix.engine.trainer import Progress, make_trainer
 
 PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # of the first head, per feature
-CHOICES = {"part": ("all", "last"), "start": ("ridge", "zero"), "precision": ("auto", "bf16", "fp32")}
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """How an encoder is trained together with a linear head.
-
-    Batch norms keep the statistics that they come with: a batch of mixed patches of one section is too small and too
-    uniform to estimate them, and a patch must not depend on those beside it.
-
-    Parameters
-    ----------
-    part
-        ``"all"`` parameters of the encoder, or those of the ``"last"`` block and what follows it.
-    max_epochs, early_stopping, patience
-        As in `snrmix.Training`.
-    batch_size
-        Spots per step; with their partners and mixtures, three times as many patches pass the encoder.
-    learning_rate, head_learning_rate, min_learning_rate
-        Of AdamW, for the encoder (the publication takes 3e-5 for a large transformer) and for the head: a linear rise
-        over ``warm_up`` steps, then a cosine that ends at ``min_learning_rate`` for the encoder, and at the same share
-        for the head.
-    weight_decay, betas, eps
-        Of AdamW. Biases and norms do not decay.
-    weight_average
-        Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
-    clip
-        Largest norm of the gradient; ``None``: any.
-    dropout
-        Share of the features that is dropped before the head, the same ones for a spot, its partner and their mixture.
-    start
-        The first head: ``"ridge"`` regression on the features of the untrained encoder, or ``"zero"``.
-    augment
-        Turn and flip the patches of every pair, both partners alike, by one of the eight symmetries of the square.
-    precision
-        ``"bf16"`` (autocast of the encoder), ``"fp32"``, or ``"auto"``: bf16 on a GPU that has it.
-    checkpointing
-        Keep less for the backward pass and compute it again: larger batches fit, for one more forward pass a step.
-    compile
-        Use ``torch.compile``.
-    size
-        Side of the patches in pixels; ``None``: what the encoder is made for.
-    folder
-        Where patches go that do not fit in memory; ``None``: the folder for temporary files of the system.
-    accelerator, devices, progress
-        As in `snrmix.Training`.
-
-    Raises
-    ------
-    ValueError
-        For a value out of range.
-    """
-
-    part: str = "all"
-    max_epochs: int = 30
-    early_stopping: bool = True
-    patience: int = 8
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    head_learning_rate: float = 5e-4
-    min_learning_rate: float = 1e-7
-    warm_up: int = 10
-    weight_decay: float = 1e-2
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    weight_average: float = 0.95
-    clip: float | None = 1.0
-    dropout: float = 0.2
-    start: str = "ridge"
-    augment: bool = True
-    precision: str = "auto"
-    checkpointing: bool = False
-    compile: bool = False
-    size: int | None = None
-    folder: str | None = None
-    accelerator: str = "auto"
-    devices: object = "auto"
-    progress: bool = True
-
-    def __post_init__(self):
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {listing(known)}.")
-        for name, least in {"max_epochs": 1, "patience": 1, "batch_size": 2, "warm_up": 0, "size": 1}.items():
-            value = getattr(self, name)
-            if value is None and name == "size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number from {least} up.")
-        for name in ("learning_rate", "head_learning_rate", "eps", *(["clip"] if self.clip is not None else [])):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be positive.")
-        one = self.devices == "auto" or (isinstance(self.devices, list | tuple) and len(self.devices) == 1)
-        if not one and (isinstance(self.devices, bool) or self.devices != 1):
-            raise ValueError(f"devices={self.devices!r}: one device trains all networks; use 'auto', 1 or [index].")
-        if not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise ValueError(f"min_learning_rate={self.min_learning_rate!r} must lie between 0 and learning_rate.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
-        if not 0 <= self.weight_average < 1:
-            raise ValueError(f"weight_average={self.weight_average!r} must lie between 0 and 1, and be less than 1.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
 
 
 @dataclass(frozen=True)
@@ -181,12 +78,12 @@ def fit_finetuned(
     """Cross-fit networks that are trained end to end, each from the same encoder.
 
     Every network keeps the weights of the epoch with the least error on its held-out spots. Their own predictions are taken
-    half by half from the epoch that the other half chose, see `snrmix.engine.network.Selection`.
+    half by half from the epoch that the other half chose, see `snrmix.engine.network.heads.Selection`.
 
     Parameters
     ----------
     section, folds
-        As in `snrmix.engine.crossfit.fit_network`; features of the section are not used.
+        As in `snrmix.engine.network.crossfit.fit_network`; features of the section are not used.
     patches
         Of all sites of the section.
     encoder
@@ -302,23 +199,6 @@ def first_network(
         ridge = RidgeCV(PENALTIES * features.shape[1]).fit(scaled, target.values[fold.train])
         weight[:], bias[:] = ridge.coef_.reshape(weight.shape[::-1]).T, ridge.intercept_
     return PatchNetwork(encoder, centre, inverse_scale, weight, bias, options.precision)
-
-
-def make_trainer(options: Finetuning, callbacks: list | None = None) -> lightning.Trainer:
-    """A trainer that leaves no files."""
-    with quiet("lightning.pytorch", "lightning.fabric"):
-        return lightning.Trainer(
-            max_epochs=options.max_epochs,
-            accelerator=options.accelerator,
-            devices=1 if options.devices == "auto" else options.devices,
-            gradient_clip_val=options.clip,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
 
 
 def example(patches: PatchStore) -> torch.Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from snrmix.engine.linear_algebra import squared_distance
+from snrmix.engine.neighbours import nearest
 from snrmix.engine.scaling import Standardised
 
 SURROUNDINGS = 6  # nearest sites whose mean embedding is what a site's surroundings look like
@@ -189,7 +190,7 @@ def surroundings(sites: KrigingSites) -> np.ndarray:
         own = np.flatnonzero(sites.library == code)
         k = min(SURROUNDINGS, len(own) - 1)
         if k > 0:
-            near = nearest(sites, own, own, k + 1)
+            near = nearest(sites.positions, sites.library, own, own, k + 1)[0]
             others = near[near != np.arange(len(own))[:, None]].reshape(len(own), k)
             around[own] = own[others[:, np.arange(SURROUNDINGS) % k]]
     return around
@@ -207,29 +208,3 @@ def _around(values: np.ndarray, around: np.ndarray) -> np.ndarray:
     for start in range(0, len(around), 512):
         mean[start : start + 512] = values[around[start : start + 512]].mean(1)
     return mean
-
-
-def nearest(sites: KrigingSites, train: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
-    """Nearest training sites of every target in its library, ties by index: positions in ``train``, (targets, k).
-
-    Nearest first; -1 where a library has fewer.
-    """
-    found = np.full((len(targets), k), -1)
-    for code in np.unique(sites.library[targets]):
-        rows, own = np.flatnonzero(sites.library[targets] == code), np.flatnonzero(sites.library[train] == code)
-        if not len(own):
-            continue
-        asked = min(k + 12, len(own))  # more than k, so that ties at the k-th can be told
-        tree = cKDTree(sites.positions[train[own]])
-        distance, near = tree.query(sites.positions[targets[rows]], asked)
-        distance, near = distance.reshape(len(rows), asked), near.reshape(len(rows), asked)
-        by_tie = np.lexsort((near, np.round(distance, 6)), axis=-1)[:, :k]
-        found[rows[:, None], np.arange(by_tie.shape[1])] = own[np.take_along_axis(near, by_tie, 1)]
-    return found
-
-
-def squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances, float64, shape (..., len(a), len(b)); products in the precision of the input."""
-    squared = (a**2).sum(-1, dtype=np.float64)[..., :, None] + (b**2).sum(-1, dtype=np.float64)[..., None, :]
-    squared -= 2.0 * (a @ np.swapaxes(b, -1, -2))
-    return np.maximum(squared, 0, out=squared)

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snrmix.engine.noise import log_count_moments
+from snrmix.engine.counts import log_count_moments
+from snrmix.engine.linear_algebra import leading_directions
 
 RANK = 12
 DEPTH_RANK = 2
 OWN_NOISE = 0.1  # scatter that does not depend on depth, as a share of the variance
-WIDEST_GRAM = 700
 RATE_NODES = 128
 DISTINCT_DEPTHS = 5000
-SPOTS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -241,19 +240,3 @@ def split_components(centred: np.ndarray, noise: SpotNoise, order: np.ndarray) -
         scores.append(noise.shift)
         loadings.append(noise.loadings)
     return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways, names)
-
-
-def leading_directions(values: np.ndarray, rank: int) -> np.ndarray:
-    """Leading right singular vectors, float64, shape (columns, rank), from the smaller Gram matrix or by iteration."""
-    n, genes = values.shape
-    if genes <= WIDEST_GRAM:
-        some = (values[start : start + SPOTS_AT_ONCE].astype(np.float64) for start in range(0, n, SPOTS_AT_ONCE))
-        return np.linalg.eigh(sum(part.T @ part for part in some))[1][:, ::-1][:, :rank]
-    if n <= WIDEST_GRAM:
-        left = np.linalg.eigh((values @ values.T).astype(np.float64))[1][:, ::-1][:, :rank]
-    else:
-        left = np.random.default_rng(0).standard_normal((n, rank + 8))
-        for _ in range(6):
-            left = np.linalg.qr((values @ (values.T @ left.astype(np.float32))).astype(np.float64))[0]
-    right = (values.T @ left.astype(np.float32)).astype(np.float64)
-    return np.linalg.svd(right, full_matrices=False)[0][:, :rank]

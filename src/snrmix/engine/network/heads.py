@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass, replace
 
 import lightning
@@ -15,79 +14,14 @@ from snrmix._log import quiet
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
+from snrmix.engine.network.selection import Selection
+from snrmix.engine.network.targets import Targets
+from snrmix.engine.options import Training
 from snrmix.engine.scaling import CLIP, standard_scale
-from snrmix.engine.targets import Targets
+from snrmix.engine.trainer import Progress
 
 MOST_STEPS = 64  # per epoch
 WIDE = 4000  # inputs for which learning_rate is meant
-
-
-@dataclass(frozen=True)
-class Training:
-    """How the networks are trained.
-
-    Parameters
-    ----------
-    max_epochs
-        Most passes over the training spots.
-    early_stopping
-        Keep the weights of the best epoch, and stop after ``patience`` epochs without a better one. Without it, the
-        weights of the last epoch are kept.
-    hidden, dropout
-        Units of the hidden layer; share of the inputs and of these units that is dropped in a step.
-    learning_rate, weight_decay
-        Of AdamW, with a cosine to zero. With fewer than 4,000 inputs the first layer learns faster in proportion, up to
-        ``stem_boost`` times.
-    weight_average
-        Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
-    steps_per_epoch, smallest_batch, largest_batch
-        Steps wanted per epoch; the batches that makes are kept within these sizes. An epoch has at most 64 steps, or as
-        many as were asked for: a larger section is seen in random parts.
-    accelerator, devices
-        Passed to ``lightning.Trainer``.
-    progress
-        Show a bar over the epochs.
-
-    Raises
-    ------
-    ValueError
-        For a value out of range.
-    """
-
-    max_epochs: int = 80
-    early_stopping: bool = True
-    patience: int = 10
-    hidden: int = 256
-    dropout: float = 0.5
-    learning_rate: float = 4e-4
-    weight_decay: float = 1e-2
-    weight_average: float = 0.95
-    stem_boost: float = 30.0
-    steps_per_epoch: int = 16
-    smallest_batch: int = 32
-    largest_batch: int = 256
-    accelerator: str = "auto"
-    devices: object = "auto"
-    progress: bool = True
-
-    def __post_init__(self):
-        for name in ("max_epochs", "patience", "hidden", "steps_per_epoch", "smallest_batch", "largest_batch"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
-        one = self.devices == "auto" or (isinstance(self.devices, list | tuple) and len(self.devices) == 1)
-        if not one and (isinstance(self.devices, bool) or self.devices != 1):
-            raise ValueError(f"devices={self.devices!r}: one device trains all networks; use 'auto', 1 or [index].")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r} must be a share from 0 up, and less than 1.")
-        if not 0 <= self.weight_average <= 1:
-            raise ValueError(f"weight_average={self.weight_average!r} must lie between 0 and 1.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate!r} must be positive.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
-        if not self.stem_boost >= 1:
-            raise ValueError(f"stem_boost={self.stem_boost!r} must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -244,64 +178,6 @@ class Heads(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Selection:
-    """Keeps, for every network, the weights of the best epoch, without letting spots choose their own epoch.
-
-    With several folds, the epoch of a network is judged by the held-out spots of the other folds of its repeat. With one
-    fold its weights are judged by all held-out spots, and the predictions that will be scored, half by half, by the
-    other half.
-    """
-
-    def __init__(self, folds: list[Fold], options: Training):
-        self.options = options
-        self.repeat = np.array([fold.repeat for fold in folds])
-        halves = [np.arange(len(folds[0].held_out)) % 2 == half for half in (0, 1)]
-        self.parts = [[np.ones(len(f.held_out), bool)] for f in folds] if len(folds) > 1 else [halves]
-        self.best_weights_error = np.full(len(folds), np.inf)
-        self.best_part_error = [[np.inf] * len(parts) for parts in self.parts]
-        self.best_epoch = np.zeros(len(folds), int)
-        self.kept: list[dict | None] = [None] * len(folds)
-        self.held_out: list[torch.Tensor | None] = [None] * len(folds)
-        self.curve: list[list[float]] = []
-
-    def update(self, errors: list[np.ndarray], predicted: list[torch.Tensor], weights: dict) -> bool:
-        """Take in one epoch; ``True`` when it is time to stop.
-
-        Parameters
-        ----------
-        errors
-            Squared error of every held-out spot, one array per network.
-        predicted
-            Predictions for the same spots, (held out, outputs) each.
-        weights
-            Current weights of all networks.
-        """
-        epoch = len(self.curve)
-        means = np.array([e.mean() for e in errors])
-        self.curve.append(list(means))
-        for k in range(len(errors)):
-            others = means[self._others(k)].mean() if len(means) > 1 else means[k]
-            if self._better(others, self.best_weights_error[k]):
-                self.best_weights_error[k], self.best_epoch[k] = others, epoch
-                self.kept[k] = {name: value[k].clone() for name, value in weights.items()}
-            for i, part in enumerate(self.parts[k]):
-                judge = others if len(means) > 1 else errors[k][~part].mean() if (~part).any() else means[k]
-                if self._better(judge, self.best_part_error[k][i]):
-                    self.best_part_error[k][i] = judge
-                    if self.held_out[k] is None:
-                        self.held_out[k] = predicted[k].clone()
-                    rows = torch.as_tensor(np.flatnonzero(part), device=predicted[k].device)
-                    self.held_out[k][rows] = predicted[k][rows]
-        return self.options.early_stopping and epoch - self.best_epoch.max() >= self.options.patience
-
-    def _others(self, k: int) -> np.ndarray:
-        """The other networks of the same repeat: together they hold out the spots that network ``k`` trains on."""
-        return np.flatnonzero((self.repeat == self.repeat[k]) & (np.arange(len(self.repeat)) != k))
-
-    def _better(self, error: float, best: float) -> bool:
-        return error < best or not self.options.early_stopping
-
-
 def batches(n_train: int, options: Training) -> tuple[int, int]:
     """Batch size and batches per epoch: about ``steps_per_epoch`` batches of 32 to 256 spots of equal size.
 
@@ -370,20 +246,3 @@ def fit_networks(
         "best_epoch": selection.best_epoch,
     }
     return Fitted(weights, [p.cpu().numpy() for p in selection.held_out], history)
-
-
-class Progress(lightning.Callback):
-    """One bar over the epochs."""
-
-    def __init__(self, max_epochs: int):
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=max_epochs, desc="training", unit="epoch", leave=False)
-
-    def on_train_epoch_end(self, trainer, module):
-        """Advance, and show the mean error of the held-out spots."""
-        self.bar.update()
-
-    def teardown(self, trainer, module, stage):
-        """Remove the bar, also after an error."""
-        self.bar.close()

@@ -10,7 +10,7 @@ import torch
 
 import snrmix
 from snrmix.images import encoders
-from snrmix.images.modules import stain_texture
+from snrmix.images.colour import stain_texture
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 STAINED = {"mean": (0.7, 0.58, 0.7), "std": (0.21, 0.23, 0.18)}

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snrmix.engine.components import Depths, depth_curves, split_components, spot_noise, trusted_depth
-from snrmix.engine.covariance import Correlations, Covariance, KrigingSites
+from snrmix.engine.kriging.components import Depths, depth_curves, split_components, spot_noise, trusted_depth
+from snrmix.engine.kriging.covariance import Correlations, Covariance, KrigingSites
+from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
 from snrmix.engine.scaling import Standardised, standard_scale
-from snrmix.engine.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
 
 if TYPE_CHECKING:
-    from snrmix.engine.crossfit import Section
     from snrmix.engine.folds import Fold
+    from snrmix.engine.section import Section
 
 EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
 EXACT_CELLS = 3e7  # spots times targets, likewise
@@ -105,7 +105,7 @@ def cross_krige(
     expression
         float32, shape (m, genes), log1p(counts per 10,000).
     depth
-        Shape (m,), counts per measured spot; ``None`` where unknown, see `snrmix.engine.components.trusted_depth`.
+        Shape (m,), counts per measured spot; ``None`` where unknown, see `snrmix.engine.kriging.components.trusted_depth`.
     folds
         Splits of the measured spots.
     targets

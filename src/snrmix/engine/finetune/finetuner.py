@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import lightning
 import torch
 
+from snrmix.engine.finetune.patch_network import PatchNetwork, predict
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
-from snrmix.engine.network import Selection
-from snrmix.engine.patch_network import PatchNetwork, predict
+from snrmix.engine.network.selection import Selection
+from snrmix.engine.network.targets import Targets
 from snrmix.engine.patches import PatchStore, square_symmetries, to_float, turn
-from snrmix.engine.targets import Targets
 
 if TYPE_CHECKING:
-    from snrmix.engine.finetune import Finetuning
+    from snrmix.engine.options import Finetuning
 
 
 class Finetuner(lightning.LightningModule):

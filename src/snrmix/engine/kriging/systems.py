@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from snrmix.engine.covariance import Block, Correlations, nearest
+from snrmix.engine.kriging.covariance import Block, Correlations
+from snrmix.engine.neighbours import nearest
 
 NUGGETS = np.append(10.0 ** np.array([-1.5, -0.5, 0.5, 1.5]), 1e6)
 PREDICT_MEAN = len(NUGGETS) - 1  # so noisy that the mean is predicted
@@ -186,7 +187,7 @@ def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.nd
     numpy.ndarray
         Positions in ``train``, ascending, shape (targets, <= `NEIGHBOURS`).
     """
-    n, m = len(train), min(NEIGHBOURS, len(train))
+    sites, n, m = correlations.sites, len(train), min(NEIGHBOURS, len(train))
     near = np.empty((len(targets), m), int)
     everywhere = np.arange(n) if n <= CLOSE + ANCHORS else np.linspace(0, n - 1, ANCHORS).astype(int)
     for start in range(0, len(targets), TARGETS_AT_ONCE):
@@ -195,7 +196,8 @@ def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.nd
         usable = np.ones(found.shape, bool)
         if n > CLOSE + ANCHORS:
             if start % SEARCHED_AT_ONCE == 0:  # a search tree is made once for many
-                searched = nearest(correlations.sites, train, targets[start : start + SEARCHED_AT_ONCE], CLOSE)
+                some = targets[start : start + SEARCHED_AT_ONCE]
+                searched = nearest(sites.positions, sites.library, train, some, CLOSE)[0]
             close = searched[start % SEARCHED_AT_ONCE :][: len(rows)]
             twice = (found[:, :, None] == close[:, None, :]).any(2)
             found, usable = np.concatenate([close, found], 1), np.concatenate([close >= 0, ~twice], 1)
@@ -208,7 +210,8 @@ def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.nd
 
 def noise_at(correlations: Correlations, train: np.ndarray, targets: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Noise to expect at targets: the mean of the nearest 6 training spots of the library, 1 without any."""
-    near = nearest(correlations.sites, train, targets, min(6, len(train)))
+    sites = correlations.sites
+    near = nearest(sites.positions, sites.library, train, targets, min(6, len(train)))[0]
     known = near >= 0
     return np.where(known.any(1), (noise[near] * known).sum(1) / np.maximum(known.sum(1), 1), 1.0)
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 import snrmix
-from snrmix.images import Level, dense, read_crops
-from snrmix.images.dense import patch_grid
-from snrmix.images.encoders import COLOUR_FEATURES
+from snrmix.images import Level, read_crops
+from snrmix.images import patch_grid as module
+from snrmix.images.colour import COLOUR_FEATURES
+from snrmix.images.patch_grid import patch_grid
 from snrmix.images.source import scaling
 
 
@@ -101,7 +102,7 @@ def test_ordinary_section_is_embedded_patch_by_patch(tissue, monkeypatch):
     image = tissue.uns["spatial"]["synthetic"]["images"]["hires"]
     tissue.obsm["spatial"] *= 0.25
     before, record = embed(tissue.copy(), image)
-    monkeypatch.setattr(dense, "SHARE", 0.0)
+    monkeypatch.setattr(module, "SHARE", 0.0)
     np.testing.assert_array_equal(embed(tissue.copy(), image)[0], before)
     assert (record["grid_spacing"] == 0).all()
 
@@ -112,7 +113,7 @@ def test_ordinary_section_is_embedded_patch_by_patch(tissue, monkeypatch):
 def test_interpolated_features_are_those_of_patches_within_tolerance(bins, picture, monkeypatch):
     found, record = embed(bins.copy(), picture)
     np.testing.assert_allclose(record["grid_spacing"], record["patch_side"] / 4)
-    monkeypatch.setattr(dense, "SHARE", 0.0)
+    monkeypatch.setattr(module, "SHARE", 0.0)
     exact, record = embed(bins.copy(), picture)
     assert (record["grid_spacing"] == 0).all()
     spread = exact.std(0)
@@ -122,8 +123,8 @@ def test_interpolated_features_are_those_of_patches_within_tolerance(bins, pictu
     correlation = [np.corrcoef(a, b)[0, 1] for a, b in zip(found.T, exact.T, strict=True)]
     assert min(correlation) > 0.93
     # A coarser grid would not do.
-    monkeypatch.setattr(dense, "SHARE", 0.5)
-    monkeypatch.setattr(dense, "SPACING", 1.0)
+    monkeypatch.setattr(module, "SHARE", 0.5)
+    monkeypatch.setattr(module, "SPACING", 1.0)
     coarse = embed(bins.copy(), picture)[0]
     assert np.median(np.sqrt(((coarse - exact) ** 2).mean(0)) / spread) > 2 * np.median(error)
 
@@ -162,7 +163,7 @@ def test_dense_embedding_is_reused_for_all_and_for_some_bins(bins, picture, capl
 
 
 def test_embedding_of_an_earlier_version_is_reused(bins, picture, caplog, monkeypatch):
-    monkeypatch.setattr(dense, "SHARE", 0.0)
+    monkeypatch.setattr(module, "SHARE", 0.0)
     features, _ = embed(bins, picture)
     del bins.uns["X_histology"]["grid_spacing"]
     monkeypatch.undo()

@@ -1,0 +1,104 @@
+"""Refuse arguments that are out of range, in one wording for the whole package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+import numpy as np
+
+from snrmix._names import closest, listing
+
+
+def whole_number(name: str, value, least: int = 1) -> int:
+    """A whole number from ``least`` up.
+
+    Raises
+    ------
+    ValueError
+        For anything else, booleans included.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number from {least} up.")
+    return int(value)
+
+
+def flag(name: str, value) -> bool:
+    """``True`` or ``False``.
+
+    Raises
+    ------
+    TypeError
+        For anything else, numbers included.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r} must be True or False.")
+    return bool(value)
+
+
+def positive(name: str, value):
+    """A number above 0.
+
+    Raises
+    ------
+    ValueError
+        For anything else, NaN included.
+    """
+    if not (isinstance(value, Real) and value > 0):
+        raise ValueError(f"{name}={value!r} must be positive.")
+    return value
+
+
+def not_negative(name: str, value):
+    """A number from 0 up.
+
+    Raises
+    ------
+    ValueError
+        For anything else, NaN included.
+    """
+    if not (isinstance(value, Real) and value >= 0):
+        raise ValueError(f"{name}={value!r} must not be negative.")
+    return value
+
+
+def share(name: str, value, below_one: bool = False):
+    """A number from 0 to 1, or with ``below_one`` less than 1.
+
+    Raises
+    ------
+    ValueError
+        For anything else, NaN included.
+    """
+    if not (isinstance(value, Real) and 0 <= value <= 1) or (below_one and value == 1):
+        raise ValueError(
+            f"{name}={value!r} must {'be a share from 0 up, and less than 1' if below_one else 'lie between 0 and 1'}."
+        )
+    return value
+
+
+def choice(name: str, value, known: Iterable[str]):
+    """One of the known values.
+
+    Raises
+    ------
+    ValueError
+        For anything else; it names the nearest ones.
+    """
+    known = tuple(known)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {listing(known)}.{closest(value, known)}")
+    return value
+
+
+def key_name(name: str, value) -> str:
+    """A name under which results can be stored.
+
+    Raises
+    ------
+    ValueError
+        For anything but a text without ``/``.
+    """
+    if not isinstance(value, str) or not value or "/" in value:
+        raise ValueError(f"{name}={value!r} must be a name without '/'.")
+    return value

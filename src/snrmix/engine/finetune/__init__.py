@@ -1,0 +1,1 @@
+"""Networks that are trained end to end on patches, from an encoder and a linear head."""

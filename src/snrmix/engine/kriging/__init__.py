@@ -1,0 +1,1 @@
+"""Kriging by component, in space and in looks."""

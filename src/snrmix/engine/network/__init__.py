@@ -1,0 +1,1 @@
+"""Small networks on frozen features: one per fold, trained together."""

@@ -1,0 +1,1 @@
+"""How good predictions are: baselines, scores, and what no prediction can explain."""
