@@ -100,6 +100,7 @@ def free(monkeypatch):
     def say(gigabytes: float):
         memory = type("Memory", (), {"available": gigabytes * 1e9})
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        monkeypatch.setattr("snrmix._memory._left_in_groups", lambda: [])
 
     return say
 

@@ -11,6 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
+from snrmix._memory import free_memory
 from snrmix.data.sites import Sites
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
 from snrmix.engine.slices import MOST_VALUES
@@ -174,9 +175,7 @@ def announce(run: Run) -> None:
     ValueError
         When it needs more memory than is free; the message names what would fit.
     """
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if run.bytes > free:
         raise ValueError(
             f"about {run.bytes / 1e9:.1f} GB of memory are needed for {run.subject}, and {free / 1e9:.1f} GB are free. "
@@ -223,17 +222,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def check_memory(table: AnnData, copies: int = 2) -> None:
+def check_memory(table: AnnData) -> None:
     """Refuse what would not fit: layers have the full shape of the table.
 
     Raises
     ------
     ValueError
-        When ``copies`` float32 layers need more than 80 % of the memory that is free.
+        When two float32 layers need more than 80 % of the memory that is free.
     """
-    import psutil
-
-    needed, free = copies * 4 * table.n_obs * table.n_vars, psutil.virtual_memory().available
+    needed, free = 2 * 4 * table.n_obs * table.n_vars, free_memory()
     if needed > 0.8 * free:
         raise ValueError(
             f"layers of {table.n_obs} x {table.n_vars} values need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are "

@@ -9,7 +9,7 @@ import numpy as np
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import UNITS, names_of
+from snrmix.data.results import UNITS, Result
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
@@ -223,7 +223,9 @@ def impute(
         if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name}={value!r} must be True or False.")
     table = read_table(data, table_key)
-    _check_output(table, fill, key_added)
+    if fill not in ("auto", "unmeasured", "all"):
+        raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
+    Result(table, key_added).check_free(reserved=CACHE_KEY)
     check_memory(table)
     check = partial(
         check_run,
@@ -270,20 +272,6 @@ def impute(
     write(result, source, models, fill, key_added, parameters)
     report(source, models, key_added, fill)
     return result if copy else None
-
-
-def _check_output(table, fill: str, key: str) -> None:
-    """Refuse a name under which something else is stored already."""
-    if fill not in ("auto", "unmeasured", "all"):
-        raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
-    if not isinstance(key, str) or not key or "/" in key:
-        raise ValueError(f"key_added={key!r} must be a name without '/'.")
-    ours = "calibration" in table.uns[key] if isinstance(table.uns.get(key), Mapping) else False
-    taken = [f"{part}[{name!r}]" for part, name in names_of(key) if name in getattr(table, part)]
-    if key == CACHE_KEY or (taken and not ours):
-        raise ValueError(
-            f"key_added={key!r} would overwrite something else: {', '.join(taken) or key}; choose another name."
-        )
 
 
 def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -> str:

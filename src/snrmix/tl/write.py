@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix.data.embedding_cache import write_cache
-from snrmix.data.results import UNITS, versions
+from snrmix.data.results import CALIBRATION, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import SectionFit
 from snrmix.engine.scores.by_library import Scores
@@ -47,32 +47,21 @@ def write(table: AnnData, source: Source, models: list[Model], fill: str, key: s
     record = writable(record)
     model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
 
-    remove_earlier(table, key)
-    for name, values in zip((key, f"{key}_sd"), layers, strict=True):
+    result = Result(table, key)
+    result.clear()
+    for name, values in zip((key, result.name(SD)), layers, strict=True):
         table.layers[name] = values
     for name, column in columns.items():
-        table.var[f"{key}_{name}"] = column
+        table.var[result.name(name)] = column
     if several:
-        table.obs[f"{key}_model"] = model_of
-        table.varm[f"{key}_calibration"] = group
+        table.obs[result.name(MODEL)] = model_of
+        table.varm[result.name(CALIBRATION)] = group
     else:
-        table.var[f"{key}_calibration"] = group[:, 0]
-    table.obs[f"{key}_measured"] = source.sites.to_rows(source.is_measured)
+        table.var[result.name(CALIBRATION)] = group[:, 0]
+    table.obs[result.name(MEASURED)] = source.sites.to_rows(source.is_measured)
     table.uns[key] = record
     if source.embedding is not None:
         write_cache(table, source.sites, source.embedding)
-
-
-def remove_earlier(table: AnnData, key: str) -> None:
-    """Remove what an earlier call wrote and this one may not."""
-    table.var.drop(
-        columns=[f"{key}_{n}" for n in ("weight_network", "weight_kriging", "calibration")],
-        errors="ignore",
-        inplace=True,
-    )
-    table.obs.drop(columns=f"{key}_model", errors="ignore", inplace=True)
-    if f"{key}_calibration" in table.varm:
-        del table.varm[f"{key}_calibration"]
 
 
 def full_layers(shape: tuple[int, int], models: list[Model], fill: str) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +116,7 @@ def gene_columns(n_vars: int, models: list[Model]) -> dict[str, np.ndarray]:
     genes = overall(models)[0]
     columns = genes.index.to_numpy()
     found = {name: var_column(n_vars, columns, genes[name].to_numpy()) for name in genes}
-    return {**found, "modelled": var_column(n_vars, columns, np.ones(len(columns), bool))}
+    return {**found, MODELLED: var_column(n_vars, columns, np.ones(len(columns), bool))}
 
 
 def var_column(n_vars: int, columns: np.ndarray, values: np.ndarray, missing=None) -> np.ndarray:
