@@ -116,7 +116,7 @@ def benchmark(
     device = choose_device(accelerator)
     if not isinstance(share, bool | np.bool_):
         raise TypeError(f"share={share!r} must be True or False.")
-    mixing, options = resolve_mixing(mix), training_options(training, accelerator=accelerator)
+    mixing, options = resolve_mixing(mix), training_options({**training, "accelerator": accelerator})
     settings = Settings(mixing, losses if losses is not None else Losses(), options, True, int(random_state), device)
     kept, _ = _hide(data, is_measured, next(iter(splits.values())), where)
     source = read_source(data, measured=kept, genes=genes, device=device, **where, **reading)  # embeds, once
