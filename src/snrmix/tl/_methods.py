@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -131,22 +131,37 @@ def _ours(case: Case) -> np.ndarray:
     return case.at_hidden(case.fit.predicted)
 
 
-Predict = Callable[[Case], np.ndarray]
-METHODS: dict[str, Predict] = {
-    "mean": _mean,
-    "spatial kNN": _spatial_knn,
-    "graph smoothing": _graph_smoothing,
-    "ridge": _ridge,
-    "kriging": _kriging,
-    "network": _network,
-    OURS: _ours,
-}
-NEED_NO_IMAGE = ("mean", "spatial kNN", "graph smoothing", "kriging", OURS)
+@dataclass(frozen=True)
+class Method:
+    """One predictor.
+
+    Parameters
+    ----------
+    name
+        By which it is asked for.
+    predict
+        From a case to expression at its hidden sites, shape (hidden, genes).
+    needs_image
+        Whether it cannot do without features.
+    """
+
+    name: str
+    predict: Callable[[Case], np.ndarray]
+    needs_image: bool = False
 
 
-def available_methods() -> dict[str, Predict]:
-    """All methods by name, those with a mixing strategy after the default network."""
+METHODS = (
+    Method("mean", _mean),
+    Method("spatial kNN", _spatial_knn),
+    Method("graph smoothing", _graph_smoothing),
+    Method("ridge", _ridge, needs_image=True),
+    Method("kriging", _kriging),
+    Method("network", _network, needs_image=True),
+)
+
+
+def available_methods() -> dict[str, Method]:
+    """All methods by name, those with a mixing strategy after the default network, and ours last."""
     on_features = [name for name, strategy in MIXINGS.items() if not needs_pixels(strategy())]
-    strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in on_features}
-    names = [name for name in METHODS if name != OURS]
-    return {name: METHODS[name] for name in names} | strategies | {OURS: METHODS[OURS]}
+    strategies = [Method(f"network ({name})", partial(_network, mixing=name), needs_image=True) for name in on_features]
+    return {method.name: method for method in (*METHODS, *strategies, Method(OURS, _ours))}

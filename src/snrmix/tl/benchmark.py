@@ -2,28 +2,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
 
-from snrmix._log import logger, quiet
+from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.expression import read_expression, read_measured
+from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.scores.metrics import gene_scores
+from snrmix.plan.hold_out import Split
 from snrmix.plan.options import choose_device, training_options
 from snrmix.plan.parts import Part, plan_models
 from snrmix.plan.source import read_source
-from snrmix.pp.hold_out import hold_out
-from snrmix.tl._methods import NEED_NO_IMAGE, Case, Predict, available_methods
+from snrmix.tl._methods import Case, Method, available_methods
 from snrmix.tl.summarise import OURS, _Summary, summarise
 
-SPLIT_OPTIONS = ("kind", "share", "library", "n_blocks", "random_state")
-HELD_OUT = "snrmix_benchmark"
+SPLIT_OPTIONS = tuple(field.name for field in fields(Split))
 NOT_OPTIONS = ("kriging", "fill", "key_added", "copy")
 
 
@@ -111,28 +111,30 @@ def benchmark(
     """
     wanted, splits = _read_splits_and_methods(splits, methods)
     reading, training = _sort_options(options)
-    is_measured = read_measured(read_table(data, table_key), measured, layer)
-    where = {"layer": layer, "library_key": library_key, "table_key": table_key}
+    where = {"library_key": library_key, "table_key": table_key}
     device = choose_device(accelerator)
     if not isinstance(share, bool | np.bool_):
         raise TypeError(f"share={share!r} must be True or False.")
     mixing, options = resolve_mixing(mix), training_options({**training, "accelerator": accelerator})
     settings = Settings(mixing, losses if losses is not None else Losses(), options, True, int(random_state), device)
-    kept, _ = _hide(data, is_measured, next(iter(splits.values())), where)
-    source = read_source(data, measured=kept, genes=genes, device=device, **where, **reading)  # embeds, once
+    is_measured = read_measured(read_table(data, table_key), measured, layer)
+    sites = read_sites(data, with_images=False, **where)
+    hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
+    kept = is_measured & ~next(iter(hidden_by.values()))
+    source = read_source(data, measured=kept, layer=layer, genes=genes, device=device, **where, **reading)  # embeds
     if source.features.shape[1] == 0:
         wanted = _without_image(wanted, drop=methods is None)
     elif methods is None:
         wanted.pop(f"network ({mix})" if isinstance(mix, str) else "", None)  # the same as "network"
     rows, sizes = [], {}
-    for name, split in splits.items():
-        kept, hidden = _hide(data, is_measured, split, where)
-        source = replace(source, is_measured=kept[source.sites.order])
+    for name, hidden in hidden_by.items():
+        source = replace(source, is_measured=(is_measured & ~hidden)[source.sites.order])
         parts = plan_models(source, bool(share), n_folds, n_repeats, validation, settings.seed)
         cases = [Case(part, _sites_of(part, hidden), settings, isinstance(mix, str)) for part in parts]
         by_case = [_compare(case, wanted, layer, name) for case in cases if len(case.hidden)]
         rows += [_join([one for tables in by_case for one in tables[method]]) for method in wanted]
-        sizes[name] = {"n_measured": int(kept.sum()), "n_hidden": int(hidden.sum()), "n_genes": len(rows[-1])}
+        n_measured, n_hidden = int(source.is_measured.sum()), int(hidden.sum())
+        sizes[name] = {"n_measured": n_measured, "n_hidden": n_hidden, "n_genes": len(rows[-1])}
         logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(rows[-len(wanted) :]))
     result = pd.concat(rows, ignore_index=True)
     for column in ("split", "method"):
@@ -141,7 +143,7 @@ def benchmark(
     return result
 
 
-def _read_splits_and_methods(splits, methods) -> tuple[dict[str, Predict], dict[str, dict]]:
+def _read_splits_and_methods(splits, methods) -> tuple[dict[str, Method], dict[str, Split]]:
     """Methods and splits by name."""
     available = available_methods()
     if isinstance(methods, str):
@@ -155,8 +157,8 @@ def _read_splits_and_methods(splits, methods) -> tuple[dict[str, Predict], dict[
     return {name: available[name] for name in names}, _read_splits(splits)
 
 
-def _read_splits(splits) -> dict[str, dict]:
-    """Arguments of `snrmix.pp.hold_out` by the name of the split."""
+def _read_splits(splits) -> dict[str, Split]:
+    """Splits by name."""
     if isinstance(splits, int | np.integer) and not isinstance(splits, bool):
         if splits < 1:
             raise ValueError(f"splits={splits} must be 1 or more: a number of random halves.")
@@ -179,7 +181,7 @@ def _read_splits(splits) -> dict[str, dict]:
         name = _name_split(split)
         if name in found:
             raise ValueError(f"two splits are the same ({name}); give them different random_state.")
-        found[name] = dict(split)
+        found[name] = Split(**split)
     return found
 
 
@@ -189,7 +191,7 @@ def _name_split(split: Mapping) -> str:
         held = split.get("library")
         return f"library {held if isinstance(held, str) else listing(held or [])}"
     blocks = f" of {split['n_blocks']}" if "n_blocks" in split else ""
-    share = split.get("share", inspect.signature(hold_out).parameters["share"].default)
+    share = split.get("share", Split.share)
     return f"{kind} {share}{blocks}, seed {split.get('random_state', 0)}"
 
 
@@ -206,19 +208,12 @@ def _sort_options(options: dict) -> tuple[dict, dict]:
     )
 
 
-def _without_image(methods: dict[str, Predict], drop: bool) -> dict[str, Predict]:
+def _without_image(methods: dict[str, Method], drop: bool) -> dict[str, Method]:
     """The methods that need no image; the others are dropped, or refused when they were named."""
-    impossible = [name for name in methods if name not in NEED_NO_IMAGE]
+    impossible = [name for name, method in methods.items() if method.needs_image]
     if impossible and not drop:
         raise KeyError(f"there is no image, and {listing(impossible)} need one: pass image= or use_rep=.")
-    return {name: predict for name, predict in methods.items() if name in NEED_NO_IMAGE}
-
-
-def _hide(data, is_measured: np.ndarray, split: dict, where: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Spots that stay measured and hidden ones, bool, shape (n_obs,), in the order of the table."""
-    with quiet("snrmix"):
-        obs = hold_out(data, measured=is_measured, key_added=HELD_OUT, copy=True, **split, **where).obs
-    return obs[HELD_OUT].to_numpy(), obs[f"{HELD_OUT}_held_out"].to_numpy()
+    return {name: method for name, method in methods.items() if not method.needs_image}
 
 
 def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:
@@ -226,7 +221,7 @@ def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:
     return np.flatnonzero(hidden[part.prepared.sites.order] & part.predicts)
 
 
-def _compare(case: Case, methods: dict[str, Predict], layer: str | None, split: str) -> dict[str, list[pd.DataFrame]]:
+def _compare(case: Case, methods: dict[str, Method], layer: str | None, split: str) -> dict[str, list[pd.DataFrame]]:
     """Scores of every method, a table per library."""
     prepared, library = case.part.prepared, case.section.library[case.hidden]
     sites, columns = prepared.sites, prepared.expression.columns
@@ -235,7 +230,8 @@ def _compare(case: Case, methods: dict[str, Predict], layer: str | None, split: 
     observed = read_expression(
         prepared.table, sites, known, layer=layer, units=prepared.expression.input_units, genes=names
     ).values[np.searchsorted(np.flatnonzero(known), case.hidden)]
-    predicted = {method: methods[method](case) for method in sorted(methods, key=OURS.__ne__)}  # ours trains networks
+    ours_first = sorted(methods, key=OURS.__ne__)  # it trains networks that others use
+    predicted = {method: methods[method].predict(case) for method in ours_first}
     return {
         method: [
             _score(case, observed, split, method, predicted[method], library == code) for code in np.unique(library)
