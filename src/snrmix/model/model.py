@@ -311,7 +311,7 @@ class SNRMix:
     def _settings(self) -> Settings:
         """What `fit_section` needs to know, checked."""
         options = self.options
-        training = training_options({}, **{n: options[n] for n in TRAINING if options.get(n) is not None})
+        training = training_options({n: options[n] for n in TRAINING if options.get(n) is not None})
         mixing, losses, seed = resolve_mixing(options["mix"]), options["losses"], options["random_state"]
         check_pixels(mixing)
         losses = Losses() if losses is None else losses

@@ -115,7 +115,7 @@ def benchmark(
     device = choose_device(accelerator)
     if not isinstance(share, bool | np.bool_):
         raise TypeError(f"share={share!r} must be True or False.")
-    mixing, options = resolve_mixing(mix), training_options(training, accelerator=accelerator)
+    mixing, options = resolve_mixing(mix), training_options({**training, "accelerator": accelerator})
     settings = Settings(mixing, losses if losses is not None else Losses(), options, True, int(random_state), device)
     is_measured = read_measured(read_table(data, table_key), measured, layer)
     sites = read_sites(data, with_images=False, **where)

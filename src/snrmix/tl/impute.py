@@ -6,18 +6,16 @@ from functools import partial, wraps
 
 import numpy as np
 
+from snrmix import _checks
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY
 from snrmix.data.results import UNITS, Result
 from snrmix.data.table import read_table
-from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.options import Finetuning
-from snrmix.images import resolve_encoder
 from snrmix.plan.cost import check_memory, check_run
-from snrmix.plan.options import _seed, choose_device, finetuning_options, training_options
+from snrmix.plan.options import read_options
 from snrmix.plan.parts import plan_models
 from snrmix.plan.presets import apply_preset
 from snrmix.plan.source import Source, read_source
@@ -206,22 +204,14 @@ def impute(
     >>> adata.layers["snrmix"].shape == adata.shape
     True
     """
-    mixing, seed, device = resolve_mixing(mix), _seed(random_state), choose_device(accelerator)
-    training |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
-    training |= {"max_epochs": max_epochs} if max_epochs is not None else {}
-    encoder = resolve_encoder(encoder) if use_rep is None else None
-    tuning = finetuning_options(finetune, finetuning, training, encoder, use_rep)
-    if tuning is None:
-        options = training_options(training)
-        check_pixels(mixing)
-    else:
-        options = tuning
-    losses = losses if losses is not None else Losses()
-    if not isinstance(losses, Losses):
-        raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    for name, value in (("kriging", kriging), ("share", share), ("early_stopping", early_stopping), ("copy", copy)):
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name}={value!r} must be True or False.")
+    _checks.flag("copy", copy)
+    training |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "devices": devices}
+    options = read_options(
+        encoder=encoder, scales=scales, use_rep=use_rep, share=share, mix=mix, losses=losses, kriging=kriging,
+        n_folds=n_folds, n_repeats=n_repeats, validation=validation, random_state=random_state, accelerator=accelerator,
+        finetune=finetune, finetuning=finetuning, training=training,
+    )  # fmt: skip
+    settings, share = options.settings, options.share
     table = read_table(data, table_key)
     if fill not in ("auto", "unmeasured", "all"):
         raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
@@ -231,19 +221,19 @@ def impute(
         check_run,
         n_folds=n_folds,
         n_repeats=n_repeats,
-        max_epochs=options.max_epochs,
+        max_epochs=settings.training.max_epochs,
         kriging=kriging,
-        share=bool(share),
+        share=share,
     )
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
-        um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key, encoder=encoder,
-        scales=scales, device=device, need_features=not kriging or tuning is not None, check=check, finetuning=tuning,
+        um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
+        encoder=options.encoder, scales=options.scales, device=settings.device,
+        need_features=not kriging or options.finetuning is not None, check=check, finetuning=options.finetuning,
     )  # fmt: skip
     fill = choose_fill(fill, measured is not None, source.is_measured, n_folds)
-    settings = Settings(mixing, losses, options, kriging, seed, device, encoder and encoder.function)
-    parts = plan_models(source, bool(share), n_folds, n_repeats, validation, seed)
-    mixings = [settle_neighbours(mixing, part.folds, chosen=not isinstance(mix, str)) for part in parts]
+    parts = plan_models(source, share, n_folds, n_repeats, validation, settings.seed)
+    mixings = [settle_neighbours(settings.mixing, part.folds, options.k_is_chosen) for part in parts]
     models = []
     for number, (part, mixing) in enumerate(zip(parts, mixings, strict=True), 1):
         if len(parts) > 1:
@@ -256,17 +246,17 @@ def impute(
         "genes": genes if isinstance(genes, int | str) else None if genes is None else "list",
         "use_rep": use_rep,
         "encoder": source.embedding.record["encoder"] if source.embedding else None,
-        "share": bool(share),
+        "share": share,
         "mix": mixings[0] if len(parts) == 1 else settings.mixing,
-        "losses": losses,
-        "kriging": kriging,
+        "losses": settings.losses,
+        "kriging": settings.kriging,
         "finetune": finetune,
-        "training": options,
+        "training": settings.training,
         "n_folds": n_folds,
         "n_repeats": n_repeats,
         "validation": validation,
         "fill": fill,
-        "random_state": seed,
+        "random_state": settings.seed,
     }
     result = source.table.copy() if copy else source.table
     write(result, source, models, fill, key_added, parameters)
