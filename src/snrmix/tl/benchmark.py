@@ -15,7 +15,7 @@ from snrmix.engine.fit import SectionFit, Settings, far_apart
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels, resolve_mixing
+from snrmix.engine.mix import MIXINGS, Mixing, resolve_mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge, spatial_knn
 from snrmix.engine.scores.metrics import gene_scores
@@ -370,7 +370,7 @@ NEED_NO_IMAGE = ("mean", "spatial kNN", "graph smoothing", "kriging", OURS)
 
 def available_methods() -> dict[str, Predict]:
     """All methods by name, those with a mixing strategy after the default network."""
-    on_features = [name for name, strategy in MIXINGS.items() if not needs_pixels(strategy())]
+    on_features = [name for name, strategy in MIXINGS.items() if not strategy().needs_pixels]
     strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in on_features}
     names = [name for name in METHODS if name != OURS]
     return {name: METHODS[name] for name in names} | strategies | {OURS: METHODS[OURS]}
