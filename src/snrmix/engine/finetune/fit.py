@@ -20,11 +20,9 @@ from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import Targets, make_targets
 from snrmix.engine.options import Finetuning
 from snrmix.engine.patches import PatchStore, to_float
-from snrmix.engine.scaling import standard_scale
+from snrmix.engine.scaling import PENALTIES, standard_scale
 from snrmix.engine.section import Section
 from snrmix.engine.trainer import device_of, train
-
-PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # of the first head, per feature
 
 
 @dataclass(frozen=True)
