@@ -34,14 +34,14 @@ class Case:
         Indices of the sites to predict, ascending.
     settings
         As for `snrmix.engine.fit.fit_section`.
-    named_mixing
-        Whether the mixing was chosen by name, so that its number of neighbours may be lowered for a small section.
+    k_is_chosen
+        Whether the user chose how many neighbours are mixed with: if not, a small section lowers it.
     """
 
     part: Part
     hidden: np.ndarray
     settings: Settings
-    named_mixing: bool
+    k_is_chosen: bool
 
     @property
     def section(self) -> Section:
@@ -66,7 +66,7 @@ class Case:
     @property
     def mixing(self) -> Mixing:
         """The default mixing."""
-        return settle_neighbours(self.settings.mixing, self.folds, chosen=not self.named_mixing)
+        return settle_neighbours(self.settings.mixing, self.folds, self.k_is_chosen)
 
     def network(self, mixing: Mixing | None = None) -> np.ndarray:
         """Predictions of the networks with a mixing strategy, by default that of the settings."""

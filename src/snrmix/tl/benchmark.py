@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
@@ -12,19 +11,19 @@ from snrmix._names import closest, listing
 from snrmix.data.expression import read_expression, read_measured
 from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
-from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.plan.hold_out import Split
-from snrmix.plan.options import choose_device, training_options
+from snrmix.plan.options import Options, read_options
 from snrmix.plan.parts import Part, plan_models
-from snrmix.plan.source import read_source
+from snrmix.plan.source import Source, read_source
 from snrmix.tl._methods import Case, Method, available_methods
 from snrmix.tl.summarise import OURS, _Summary, summarise
 
 SPLIT_OPTIONS = tuple(field.name for field in fields(Split))
 NOT_OPTIONS = ("kriging", "fill", "key_added", "copy")
+READING = ("units", "image", "image_key", "um_per_px", "use_rep")  # of the object, beside those of the call itself
+ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
 
 def benchmark(
@@ -110,18 +109,20 @@ def benchmark(
     >>> snrmix.pl.benchmark(result)
     """
     wanted, splits = _read_splits_and_methods(splits, methods)
-    reading, training = _sort_options(options)
+    reading, given = _sort_options(options)
+    checked = read_options(
+        share=share, mix=mix, losses=losses, n_folds=n_folds, n_repeats=n_repeats, validation=validation,
+        random_state=random_state, accelerator=accelerator, **given,
+    )  # fmt: skip
     where = {"library_key": library_key, "table_key": table_key}
-    device = choose_device(accelerator)
-    if not isinstance(share, bool | np.bool_):
-        raise TypeError(f"share={share!r} must be True or False.")
-    mixing, options = resolve_mixing(mix), training_options({**training, "accelerator": accelerator})
-    settings = Settings(mixing, losses if losses is not None else Losses(), options, True, int(random_state), device)
     is_measured = read_measured(read_table(data, table_key), measured, layer)
     sites = read_sites(data, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))
-    source = read_source(data, measured=kept, layer=layer, genes=genes, device=device, **where, **reading)  # embeds
+    source = read_source(
+        data, measured=kept, layer=layer, genes=genes, encoder=checked.encoder, scales=checked.scales,
+        device=checked.settings.device, **where, **reading,
+    )  # fmt: skip
     if source.features.shape[1] == 0:
         wanted = _without_image(wanted, drop=methods is None)
     elif methods is None:
@@ -129,13 +130,11 @@ def benchmark(
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():
         source = replace(source, is_measured=(is_measured & ~hidden)[source.sites.order])
-        parts = plan_models(source, bool(share), n_folds, n_repeats, validation, settings.seed)
-        cases = [Case(part, _sites_of(part, hidden), settings, isinstance(mix, str)) for part in parts]
-        by_case = [_compare(case, wanted, layer, name) for case in cases if len(case.hidden)]
-        rows += [_join([one for tables in by_case for one in tables[method]]) for method in wanted]
+        tables = _run_split(source, hidden, checked, wanted, name)
         n_measured, n_hidden = int(source.is_measured.sum()), int(hidden.sum())
-        sizes[name] = {"n_measured": n_measured, "n_hidden": n_hidden, "n_genes": len(rows[-1])}
-        logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(rows[-len(wanted) :]))
+        sizes[name] = {"n_measured": n_measured, "n_hidden": n_hidden, "n_genes": len(tables[-1])}
+        logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(tables))
+        rows += tables
     result = pd.concat(rows, ignore_index=True)
     for column in ("split", "method"):
         result[column] = pd.Categorical(result[column], result[column].unique())
@@ -196,16 +195,14 @@ def _name_split(split: Mapping) -> str:
 
 
 def _sort_options(options: dict) -> tuple[dict, dict]:
-    """Options that say how to read the object, and those of the training."""
+    """Options for `read_source` and for `read_options`; what neither knows is one of the training."""
     for name in NOT_OPTIONS:
         if name in options:
             raise TypeError(f"benchmark() has no {name}=; choose with methods= what to compare.")
-    ours = ("data", "device", "check", "need_features", "finetuning")
-    reading = [name for name in inspect.signature(read_source).parameters if name not in ours]
-    return (
-        {name: value for name, value in options.items() if name in reading},
-        {name: value for name, value in options.items() if name not in reading},
-    )
+    reading = {name: value for name, value in options.items() if name in READING}
+    asked = {name: value for name, value in options.items() if name in ASKED}
+    training = {name: value for name, value in options.items() if name not in (*READING, *ASKED)}
+    return reading, {**asked, "training": training}
 
 
 def _without_image(methods: dict[str, Method], drop: bool) -> dict[str, Method]:
@@ -214,6 +211,18 @@ def _without_image(methods: dict[str, Method], drop: bool) -> dict[str, Method]:
     if impossible and not drop:
         raise KeyError(f"there is no image, and {listing(impossible)} need one: pass image= or use_rep=.")
     return {name: method for name, method in methods.items() if not method.needs_image}
+
+
+def _run_split(
+    source: Source, hidden: np.ndarray, options: Options, methods: dict[str, Method], split: str
+) -> list[pd.DataFrame]:
+    """Scores at the hidden spots, a table per method; ``hidden`` is in the order of the table."""
+    parts = plan_models(
+        source, options.share, options.n_folds, options.n_repeats, options.validation, options.settings.seed
+    )
+    cases = [Case(part, _sites_of(part, hidden), options.settings, options.k_is_chosen) for part in parts]
+    by_case = [_compare(case, methods, source.layer, split) for case in cases if len(case.hidden)]
+    return [_join([one for tables in by_case for one in tables[method]]) for method in methods]
 
 
 def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:
