@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._memory import free_memory
-from snrmix.data.sites import Sites
+from snrmix.data.embedding import EmbeddingPlan
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
 from snrmix.engine.slices import MOST_VALUES
 from snrmix.images.colour import COLOUR_FEATURES
@@ -70,6 +69,17 @@ class Run:
     kriging: bool = True
     largest: float = 1.0
 
+    @classmethod
+    def of_embedding(cls, plan: EmbeddingPlan) -> Run:
+        """The run of `snrmix.pp.embed_histology`."""
+        none = cls(len(plan.sites), 0, 0, 0, 0, 1, networks=1, folds=1, epochs=0, kriging=False)
+        return none.with_embedding(plan)
+
+    def with_embedding(self, plan: EmbeddingPlan) -> Run:
+        """The run with what embedding the histology takes."""
+        seconds = plan.patch_seconds + PATCH_SECONDS
+        return replace(self, features=plan.width, scales=plan.scales, patches=plan.patches, patch_seconds=seconds)
+
     @property
     def subject(self) -> str:
         """What it is about, for messages."""
@@ -121,50 +131,6 @@ def machine_speed(size: int = 1024) -> float:
     started = time.perf_counter()
     a @ a
     return size**3 / (time.perf_counter() - started)
-
-
-def check_run(
-    table: AnnData, sites: Sites, is_measured: np.ndarray, genes, *, features: int, scales: int = 1, patches: int = 0,
-    patch_seconds: float = 0.0, n_folds: int, n_repeats: int, max_epochs: int, kriging: bool, share: bool,
-) -> None:  # fmt: skip
-    """Say what `snrmix.tl.impute` will take, and refuse what does not fit; see `announce`.
-
-    Parameters
-    ----------
-    is_measured
-        Shape (n,), bool.
-    genes, n_folds, n_repeats, max_epochs, kriging, share
-        As in `snrmix.tl.impute`.
-    features, scales, patches, patch_seconds
-        See `Run`.
-    """
-    folds, repeats = (n if isinstance(n, Integral) and n > 0 else 1 for n in (n_folds, n_repeats))  # refused later
-    largest = 1.0 if share else np.bincount(sites.library).max() / len(sites)
-    announce(
-        Run(
-            len(sites), int(is_measured.sum()), count_genes(table, genes), table.n_vars, features, scales, patches,
-            patch_seconds + PATCH_SECONDS, folds * repeats, folds, max_epochs, kriging, float(largest),
-        )
-    )  # fmt: skip
-
-
-def check_embedding(sites: Sites, *, features: int, scales: int, patches: int = 0, patch_seconds: float = 0.0) -> None:
-    """Say what `snrmix.pp.embed_histology` will take, and refuse what does not fit; see `announce`."""
-    announce(
-        Run(
-            len(sites), 0, 0, 0, features, scales, patches, patch_seconds + PATCH_SECONDS, networks=1, folds=1,
-            epochs=0, kriging=False,
-        )
-    )  # fmt: skip
-
-
-def count_genes(table: AnnData, genes) -> int:
-    """How many genes are asked for; what cannot be right is refused when they are read."""
-    if isinstance(genes, str) and genes in table.var:
-        return int(np.count_nonzero(table.var[genes].to_numpy() == True))  # noqa: E712 (any type of column)
-    if isinstance(genes, Sized) and not isinstance(genes, str):
-        return min(len(genes), table.n_vars)
-    return min(genes, table.n_vars) if isinstance(genes, Integral) else table.n_vars
 
 
 def announce(run: Run) -> None:

@@ -15,6 +15,7 @@ from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.options import Finetuning, Training
+from snrmix.engine.patches import check_folder
 from snrmix.images.encoder import Encoder
 from snrmix.images.encoders import resolve_encoder
 
@@ -138,7 +139,10 @@ def finetuning_options(
                 f"{listing(known, 30)}."
             )
     part = {"part": "last"} if finetune == "last" else {}
-    return replace(finetuning or Finetuning(), **{**extra, **part})
+    options = replace(finetuning or Finetuning(), **{**extra, **part})
+    if options.folder is not None:
+        check_folder(options.folder)
+    return options
 
 
 def choose_device(accelerator: str) -> str:
