@@ -12,7 +12,10 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix.data.embedding import EmbeddingPlan
+from snrmix.engine.kriging.krige import EXACT_SPOTS
+from snrmix.engine.network.heads import MOST_STEPS
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
+from snrmix.engine.options import Training
 from snrmix.engine.slices import MOST_VALUES
 from snrmix.images.colour import COLOUR_FEATURES
 
@@ -20,10 +23,8 @@ LONG = 60.0  # seconds from which a run says what it will take
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
-EXACT_SPOTS = 5000  # see snrmix.engine.kriging.krige
 KRIGING_WORK = 6e7  # per site, in products of a matrix product: many small systems
 PATCH_SECONDS = 0.5e-3  # to read and resize a patch, beside what the encoder takes
-HIDDEN, BATCH, STEPS = 256, 256, 64  # of the networks: units, and most spots and steps of an epoch
 FEWEST_GENES = 20  # an advice of fewer would be of no use
 
 
@@ -111,10 +112,11 @@ class Run:
 
     def seconds(self, speed: float) -> float:
         """Time on a machine that does ``speed`` products of a matrix product in a second."""
-        steps = min(max(self.measured / BATCH, 16), STEPS)
+        batch, wanted, hidden = Training.largest_batch, Training.steps_per_epoch, Training.hidden
+        steps = min(max(self.measured / batch, wanted), MOST_STEPS)
         inputs = self.features / 2  # dropout leaves half of them
-        step = 3 * min(BATCH, self.measured / 16) * HIDDEN * (2 * inputs + 3 * self.outputs)
-        judged = self.measured / self.networks * HIDDEN * (self.features + self.outputs)
+        step = 3 * min(batch, self.measured / wanted) * hidden * (2 * inputs + 3 * self.outputs)
+        judged = self.measured / self.networks * hidden * (self.features + self.outputs)
         work = self.epochs * self.networks * (steps * step + judged) if self.features else 0.0
         if self.kriging and self.measured <= EXACT_SPOTS:
             work += 5 * (self.folds + 1) * float(self.measured) ** 3

@@ -149,18 +149,11 @@ def choose_device(accelerator: str) -> str:
     """The torch device that a Lightning accelerator name means on this machine."""
     import torch
 
+    _checks.choice("accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    if accelerator == "auto":
-        return gpu or "cpu"
-    if accelerator in ("gpu", "cuda", "mps"):
-        if gpu is None:
-            raise ValueError(
-                f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'."
-            )
-        return gpu
-    if accelerator == "cpu":
-        return "cpu"
-    raise ValueError(f"accelerator={accelerator!r}; choose 'auto', 'cpu', 'gpu' or 'mps'.")
+    if accelerator in ("gpu", "cuda", "mps") and gpu is None:
+        raise ValueError(f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'.")
+    return "cpu" if accelerator == "cpu" else gpu or "cpu"
 
 
 def training_options(given: Mapping) -> Training:

@@ -29,13 +29,8 @@ def takes_preset(function):
 
     @wraps(function)
     def call(data, **given):
-        preset = given.pop("preset", None)
-        if preset is None:
-            return function(data, **given)
-        result = function(data, **apply_preset(preset, given))
-        table = read_table(data, given.get("table_key")) if result is None else result
-        table.uns[given.get("key_added", "snrmix")]["parameters"]["preset"] = preset
-        return result
+        preset = given.get("preset")
+        return function(data, **(given if preset is None else apply_preset(preset, given)))
 
     return call
 
@@ -241,6 +236,7 @@ def impute(
         "validation": validation,
         "fill": fill,
         "random_state": options.settings.seed,
+        **({"preset": preset} if preset is not None else {}),
     }
     result = source.table.copy() if copy else source.table
     write(result, source, features, models, fill, key_added, parameters)
@@ -256,8 +252,7 @@ def check_output(table: AnnData, fill: str, key: str) -> None:
     ValueError
         For an unknown ``fill``, a name that is taken or is none, or layers that do not fit into memory.
     """
-    if fill not in ("auto", "unmeasured", "all"):
-        raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
+    _checks.choice("fill", fill, ("auto", "unmeasured", "all"))
     Result(table, key).check_free(reserved=CACHE_KEY)
     check_memory(table)
 
