@@ -77,7 +77,7 @@ def settle_neighbours(mixing: Mixing, folds: list[Fold], chosen: bool) -> Mixing
         When the user chose ``k``, and there are not more training spots than that.
     """
     fewest = min(len(fold.train) for fold in folds)
-    lowered = max(1 + getattr(mixing, "count_self", False), fewest // 3)
+    lowered = max(1 + mixing.count_self, fewest // 3)
     if mixing.k < fewest:
         return mixing
     if chosen:

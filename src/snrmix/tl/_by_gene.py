@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from snrmix.data.expression import MIN_SPOTS
-from snrmix.data.table import dense_block, matrix_of
 from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
@@ -49,8 +48,7 @@ class Evaluation:
         spots = self.spots
         expression = spots.expression.values[:, genes].astype(np.float64)
         target = expression[spots.places] if self.target is None else self.target[:, genes].astype(np.float64)
-        layer, columns = matrix_of(spots.table, spots.key), spots.expression.columns[genes]
-        predicted = dense_block(layer, spots.rows, columns).astype(np.float64)
+        predicted = spots.values(spots.result.key, spots.expression.columns[genes]).astype(np.float64)
         return target, predicted, _means_of_others(spots, expression, np.empty_like(target))
 
     def noise(self) -> SamplingNoise | None:
@@ -110,7 +108,7 @@ def score_by_gene(case: Evaluation, wanted: np.ndarray) -> pd.DataFrame:
         )
         if deep is not None:
             at_depth.append(_scores(*(array[deep] for array in (*values, *noises, spots.library))))
-    names = spots.table.var_names[spots.expression.columns[wanted]]
+    names = spots.result.table.var_names[spots.expression.columns[wanted]]
     order = np.argsort(spots.expression.columns[wanted])
     scores = _table(everywhere, names, order)
     without_shallow = _table(at_depth, names, order) if at_depth else scores * np.nan

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix.data.expression import Expression, read_expression
-from snrmix.data.results import check_libraries, models_of, result_table
+from snrmix.data.results import Result
 from snrmix.data.sites import Sites, read_sites
 from snrmix.data.table import dense_block, matrix_of, read_mask
 
@@ -22,8 +21,8 @@ class HeldOut:
 
     Parameters
     ----------
-    table, key
-        Where the result is, and its name.
+    result
+        Where the result is.
     held, measured, observed
         bool, shape (n,): spots to compare at, spots that were imputed from, spots of ``expression``.
     expression
@@ -32,8 +31,7 @@ class HeldOut:
         Where it was read.
     """
 
-    table: AnnData
-    key: str
+    result: Result
     sites: Sites
     held: np.ndarray
     measured: np.ndarray
@@ -55,6 +53,10 @@ class HeldOut:
     def places(self) -> np.ndarray:
         """Rows of ``expression``; only of the observed ones among the held-out spots."""
         return np.flatnonzero(self.held[self.observed])
+
+    def values(self, layer: str, columns: np.ndarray) -> np.ndarray:
+        """A layer at the held-out spots, (held, columns)."""
+        return dense_block(matrix_of(self.result.table, layer), self.rows, columns)
 
     @property
     def depth(self) -> np.ndarray | None:
@@ -90,21 +92,22 @@ def read_held_out(
     KeyError, TypeError, ValueError
         As `snrmix.tl.evaluate` does.
     """
-    table = result_table(data, key, table_key)
-    record = table.uns[key]
+    result = Result.find(data, key, table_key)
+    table, record = result.table, result.record
     sites = read_sites(data, table_key=table_key, library_key=library_key, with_images=False)
-    check_libraries(sites, record, key)
+    result.check_libraries(sites)
     held = read_mask(table, held_out, "held_out")[sites.order]
-    measured = read_mask(table, f"{key}_measured", f"{key}_measured")[sites.order]
+    measured = result.is_measured[sites.order]
     _check_unseen(held, measured, record["fill"], sites, fewest)
     if layer is None and record["parameters"]["layer"] != "X":
         layer = record["parameters"]["layer"]
     if compare:
         _check_observed(table, sites, held, layer)
     observed = measured | held if compare else measured
-    genes = _modelled_genes(table, key)
-    expression = read_expression(table, sites, observed, layer=layer, units=record["input_units"], genes=genes)
-    spots = HeldOut(table, key, sites, held, measured, observed, expression, layer)
+    expression = read_expression(
+        table, sites, observed, layer=layer, units=record["input_units"], genes=result.modelled_genes()
+    )
+    spots = HeldOut(result, sites, held, measured, observed, expression, layer)
     if record["fill"] == "unmeasured":
         _check_still_the_same(spots)
     return spots
@@ -126,7 +129,7 @@ def _check_unseen(held: np.ndarray, measured: np.ndarray, fill: str, sites: Site
         )
 
 
-def _check_observed(table: AnnData, sites: Sites, held: np.ndarray, layer: str | None) -> None:
+def _check_observed(table, sites: Sites, held: np.ndarray, layer: str | None) -> None:
     """Refuse held-out spots that have no expression."""
     totals = np.asarray(matrix_of(table, layer)[sites.order[held]].sum(axis=1)).ravel()
     empty = ~(np.isfinite(totals) & (totals > 0))
@@ -137,45 +140,36 @@ def _check_observed(table: AnnData, sites: Sites, held: np.ndarray, layer: str |
         )
 
 
-def _modelled_genes(table: AnnData, key: str) -> list[str]:
-    """Names of the genes that were modelled."""
-    column = f"{key}_modelled"
-    names = list(table.var_names[table.var[column].to_numpy(bool)]) if column in table.var else []
-    if not names:
-        raise KeyError(f"var[{column!r}] is missing, or none of its genes is left; run snrmix.tl.impute again.")
-    return names
-
-
-def models_at(table: AnnData, key: str, rows: np.ndarray, columns: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What `snrmix.data.results.models_of` says of a block: which of the rows a model predicted, and its calibration.
+def models_at(result: Result, rows: np.ndarray, columns: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`snrmix.data.results.Result.models` of a block: which of the rows a model predicted, and its calibration.
 
     Parameters
     ----------
     rows, columns
         Of the table, without repeats.
     """
-    place = np.full(table.n_obs, -1)
+    place = np.full(result.table.n_obs, -1)
     place[rows] = np.arange(len(rows))
-    found = [(place[own], group[columns]) for own, group in models_of(table, key)]
+    found = [(place[own], group[columns]) for own, group in result.models()]
     return [(own[own >= 0], group) for own, group in found]
 
 
-def modelled_at(table: AnnData, key: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def modelled_at(result: Result, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Which of some modelled genes the model of each row knows, bool: a library may hardly have what others have."""
-    if f"{key}_model" not in table.obs:
+    if not result.is_of_several:
         return np.ones((len(rows), len(columns)), bool)
     known = np.zeros((len(rows), len(columns)), bool)
-    for own, group in models_at(table, key, rows, columns):
+    for own, group in models_at(result, rows, columns):
         known[own] = group >= 0
     return known
 
 
 def _check_still_the_same(spots: HeldOut) -> None:
     """The layer repeats the observed values of measured spots; after subsetting genes their normalisation differs."""
-    few, columns, key = np.flatnonzero(spots.measured)[:50], spots.expression.columns, spots.key
+    few, columns, key = np.flatnonzero(spots.measured)[:50], spots.expression.columns, spots.result.key
     now, rows = spots.expression.values[np.searchsorted(np.flatnonzero(spots.observed), few)], spots.sites.order[few]
-    same = np.isclose(dense_block(matrix_of(spots.table, key), rows, columns), now, atol=1e-3)
-    if not (same | ~modelled_at(spots.table, key, rows, columns)).all():
+    same = np.isclose(dense_block(matrix_of(spots.result.table, key), rows, columns), now, atol=1e-3)
+    if not (same | ~modelled_at(spots.result, rows, columns)).all():
         raise ValueError(
             f"the values of the measured spots are not those that {key!r} was imputed from: were genes removed, values "
             "changed, or is layer= another one? Scores would compare two normalisations; impute again."
@@ -188,7 +182,12 @@ def choose_modelled(spots: HeldOut, genes) -> np.ndarray:
     if genes is None:
         return np.arange(len(columns))
     chosen = read_expression(
-        spots.table, spots.sites, spots.measured, layer=spots.layer, units=spots.expression.input_units, genes=genes
+        spots.result.table,
+        spots.sites,
+        spots.measured,
+        layer=spots.layer,
+        units=spots.expression.input_units,
+        genes=genes,
     )
     wanted = np.flatnonzero(np.isin(columns, chosen.columns))
     n_chosen = len(chosen.columns) + len(chosen.mean_columns)
@@ -199,9 +198,9 @@ def choose_modelled(spots: HeldOut, genes) -> np.ndarray:
     return wanted
 
 
-def read_truth(table: AnnData, truth: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Values of a layer in the units of the imputed one, (rows, columns)."""
-    values = dense_block(matrix_of(table, truth), rows, columns)
+def read_truth(spots: HeldOut, truth: str) -> np.ndarray:
+    """Values of a layer in the units of the imputed one, (held, modelled genes)."""
+    values = spots.values(truth, spots.expression.columns)
     if not np.isfinite(values).all():
         raise ValueError(f"layers[{truth!r}] is NaN or infinite at held-out spots; leave these out of held_out.")
     if values.max() >= 20 or (values.max() > 0 and np.array_equal(values, np.rint(values))):

@@ -11,7 +11,7 @@ import numpy as np
 from snrmix.engine.fit import SectionFit, Settings, far_apart
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
-from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels
+from snrmix.engine.mix import MIXINGS, Mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge, spatial_knn
 from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
@@ -166,6 +166,6 @@ METHODS = (
 
 def available_methods() -> dict[str, Method]:
     """All methods by name, those with a mixing strategy after the default network, and ours last."""
-    on_features = [name for name, strategy in MIXINGS.items() if not needs_pixels(strategy())]
+    on_features = [name for name, strategy in MIXINGS.items() if not strategy().needs_pixels]
     strategies = [Method(f"network ({name})", partial(_network, mixing=name), needs_image=True) for name in on_features]
     return {method.name: method for method in (*METHODS, *strategies, Method(OURS, _ours))}

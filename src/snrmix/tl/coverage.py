@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from snrmix.data.table import dense_block, matrix_of
+from snrmix.data.results import SD
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.neighbours import distance_to_measured
 from snrmix.tl._held_out import HeldOut, modelled_at, models_at, read_held_out
@@ -68,16 +68,16 @@ def coverage(
     >>> snrmix.tl.coverage(adata, levels=[0.9])
     """
     spots = read_held_out(data, held_out, key=key, layer=layer, library_key=library_key, table_key=table_key)
-    calibration, columns = spots.table.uns[key]["calibration"], spots.expression.columns
+    calibration, columns = spots.result.record["calibration"], spots.expression.columns
     by_level = {
         float(level): quantiles_in_sds(calibration, float(level)) for level in np.atleast_1d(np.asarray(levels, float))
     }
-    modelled = modelled_at(spots.table, key, spots.rows, columns)
+    modelled = modelled_at(spots.result, spots.rows, columns)
     somewhere = modelled.any(0)
     observed, columns, modelled = spots.expression.values[spots.places], columns[somewhere], modelled[:, somewhere]
     observed = observed[:, somewhere]
-    values, sd = (dense_block(matrix_of(spots.table, name), spots.rows, columns) for name in (key, f"{key}_sd"))
-    models, groups = models_at(spots.table, key, spots.rows, columns), list(_groups(spots, sd))
+    values, sd = (spots.values(name, columns) for name in (key, spots.result.name(SD)))
+    models, groups = models_at(spots.result, spots.rows, columns), list(_groups(spots, sd))
     count = np.random.default_rng(0).multinomial(len(sd), np.full(len(sd), 1 / len(sd)), size=RESAMPLES)
     rows = []
     for level, quantiles in by_level.items():

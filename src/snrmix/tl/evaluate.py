@@ -94,5 +94,5 @@ def evaluate(
         compare=truth is None,
     )  # fmt: skip
     wanted = choose_modelled(spots, genes)
-    target = None if truth is None else read_truth(spots.table, truth, spots.rows, spots.expression.columns)
+    target = None if truth is None else read_truth(spots, truth)
     return score_by_gene(Evaluation(spots, target), wanted)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from snrmix.data.results import models_of, result_table
+from snrmix.data.results import Result
 from snrmix.engine.conformal import NORMAL_90
 
 
@@ -36,10 +36,9 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
     KeyError, ValueError
         When there is no result under ``key``, or ``level`` is out of range.
     """
-    table = result_table(data, key, table_key)
-    quantiles = quantiles_in_sds(table.uns[key]["calibration"], level)
-    values, sd = np.asarray(table.layers[key]), np.asarray(table.layers[f"{key}_sd"])
-    return interval_ends(values, sd, models_of(table, key), quantiles)
+    result = Result.find(data, key, table_key)
+    quantiles = quantiles_in_sds(result.record["calibration"], level)
+    return interval_ends(result.layer, result.sd, result.models(), quantiles)
 
 
 def quantiles_in_sds(calibration: Mapping, level: float) -> tuple[np.ndarray, np.ndarray]:
