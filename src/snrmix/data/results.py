@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from anndata import AnnData
 
+from snrmix import _checks
 from snrmix._names import closest, listing
 from snrmix.data.sites import Sites
 from snrmix.data.table import read_mask, read_table
@@ -189,9 +190,7 @@ class Result:
         ValueError
             For such a name.
         """
-        key = self.key
-        if not isinstance(key, str) or not key or "/" in key:
-            raise ValueError(f"key_added={key!r} must be a name without '/'.")
+        key = _checks.key_name("key_added", self.key)
         taken = [] if self.exists else [f"{part}[{name!r}]" for part, name in self.taken()]
         if key == reserved or taken:
             raise ValueError(

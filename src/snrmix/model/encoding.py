@@ -16,7 +16,7 @@ from snrmix.data.sites import Sites, patch_sides, restrict_sites
 from snrmix.data.table import read_representation
 from snrmix.images.encoder import Encoder, on_device, probe
 from snrmix.model.saved import plain
-from snrmix.plan.source import Source
+from snrmix.plan.features import Features
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Encoding:
     width
         Number of features.
     scales
-        Sides of the patches in multiples of `snrmix.data.lattice.patch_unit`.
+        Sides of the patches in multiples of `snrmix.data.lattice.patch_units`.
     sides_um
         The same in micrometres, shape (scales,); ``None`` where these are unknown, or differ between libraries.
     """
@@ -96,12 +96,12 @@ class Encoding:
             )
 
 
-def describe_encoding(source: Source, sites: Sites, use_rep: str | None) -> Encoding:
+def describe_encoding(features: Features, sites: Sites, use_rep: str | None) -> Encoding:
     """How features were made, of the sites of an object that a model was fitted to."""
-    width = source.features.shape[1]
-    if source.embedding is None:
+    width = features.values.shape[1]
+    if features.record is None:
         return Encoding(None, np.zeros(0, np.float32), use_rep, width)
-    record, um = source.embedding.record, sites.um_per_px
+    record, um = features.record, sites.um_per_px
     scales = tuple(float(scale) for scale in record["scales"])
     sides = patch_sides(sites, scales) * um[:, None]
     agree = np.isfinite(um).all() and np.allclose(sides, sides.mean(0), rtol=SIDE_TOLERANCE)

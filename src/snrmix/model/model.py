@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -24,10 +23,10 @@ from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, describe_encoding
 from snrmix.model.networks import Seen, held_out_of, network_pearson, unseen, with_measured
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
-from snrmix.plan.cost import check_run
+from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
-from snrmix.plan.source import Source, read_expression_of, read_source, restrict
-from snrmix.plan.splits import choose_folds, settle_neighbours
+from snrmix.plan.parts import plan_model, read_part, run_of
+from snrmix.plan.source import Source, read_source
 from snrmix.tl.impute import impute
 
 OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
@@ -119,30 +118,24 @@ class SNRMix:
         """
         if self._is_loaded:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
-        options, checked = self.options, self._checked(self.options["encoder"])
-        settings, encoder = checked.settings, checked.encoder
-        run = {name: options[name] for name in ("n_folds", "n_repeats", "kriging")}
-        run["max_epochs"] = settings.training.max_epochs
-        reading = {**{name: options[name] for name in READING}, "encoder": encoder}
-        source = read_source(
-            data, measured=measured, device=settings.device, need_features=True,
-            check=partial(check_run, share=True, **run), **reading,
-        )  # fmt: skip
-        prepared = read_expression_of(restrict(source, np.unique(source.sites.library[source.is_measured])))
-        split = (options[name] for name in ("n_folds", "n_repeats", "validation"))
-        folds = choose_folds(prepared, *split, settings.seed)
-        settings = replace(settings, mixing=settle_neighbours(settings.mixing, folds, checked.k_is_chosen))
-        fit = fit_section(prepared.section, folds, settings)
+        options = self.options
+        checked = self._checked(options["encoder"])
+        source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
+        part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
+        settings = part.settings(checked)
+        features = read_features(source, checked, run_of(source, checked, [part]))
+        section, encoder = part.section(features), checked.encoder
+        fit = fit_section(section, part.folds, settings)
 
         self._network, self._encoder = NetworkFit.from_arrays(fit.network.to_arrays()), encoder
         self._has_own_encoder = encoder is not None and not isinstance(options["encoder"], str | os.PathLike)
-        self.encoding = describe_encoding(source, prepared.sites, options["use_rep"])
-        self._seen = Seen(site_hashes(prepared.sites)[prepared.section.measured], held_out_of(folds, prepared.section))
-        self._input_units = prepared.expression.input_units
+        self.encoding = describe_encoding(features, part.sites, options["use_rep"])
+        self._seen = Seen(site_hashes(part.sites)[part.measured], held_out_of(part.folds, section))
+        self._input_units = part.expression.input_units
         self.units = UNITS[self._input_units]
-        self.genes = np.asarray(prepared.table.var_names[prepared.expression.columns], dtype=str)
+        self.genes = np.asarray(source.table.var_names[part.expression.columns], dtype=str)
         self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(prepared.section, fit))
+        table = fit.genes.assign(pearson_network=network_pearson(section, fit))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         return self
 
@@ -189,15 +182,14 @@ class SNRMix:
         if rows_measured is None:
             features, _ = self._features(table, sites)
             return sites.to_rows(np.maximum(network.predict(features), 0))
-        nothing = np.zeros((len(sites), 0), np.float32), np.zeros(0, bool)
-        source = Source(table, sites, rows_measured[sites.order], *nothing, None, layer, units, self.genes.tolist())
-        prepared = read_expression_of(source)
-        self._check_units(prepared.expression.input_units)
+        source = Source(table, sites, rows_measured[sites.order], layer, units, self.genes.tolist())
+        part = read_part(source, "", "shared", sites.libraries, range(len(sites.libraries)))
+        self._check_units(part.expression.input_units)
         features, colour = self._features(table, sites)
         predicted = network.predict(features)
-        own = unseen(network, self._seen, sites, prepared.section.measured, features, predicted)
-        section = replace(prepared.section, features=features, colour=colour)
-        columns = np.searchsorted(self.genes, np.asarray(table.var_names[prepared.expression.columns], dtype=str))
+        own = unseen(network, self._seen, sites, part.measured, features, predicted)
+        section = part.section(Features(features, colour))
+        columns = np.searchsorted(self.genes, np.asarray(table.var_names[part.expression.columns], dtype=str))
         how = {"seed": self.options["random_state"], "device": self._device()}
         how |= {name: self.options[name] for name in ("n_folds", "kriging")}
         predicted[:, columns] = with_measured(section, own[:, columns], predicted[:, columns], **how)
@@ -276,7 +268,7 @@ class SNRMix:
         """The options, checked; without ``encoder`` none is resolved."""
         asked = {name: self.options[name] for name in ASKED}
         training = {name: self.options[name] for name in TRAINING if self.options.get(name) is not None}
-        return read_options(**asked, encoder=encoder, training=training)
+        return read_options(**asked, encoder=encoder, share=True, training=training)
 
     def _fitted(self) -> NetworkFit:
         if self._network is None:

@@ -15,6 +15,7 @@ from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.options import Finetuning, Training
+from snrmix.engine.patches import check_folder
 from snrmix.images.encoder import Encoder
 from snrmix.images.encoders import resolve_encoder
 
@@ -138,25 +139,21 @@ def finetuning_options(
                 f"{listing(known, 30)}."
             )
     part = {"part": "last"} if finetune == "last" else {}
-    return replace(finetuning or Finetuning(), **{**extra, **part})
+    options = replace(finetuning or Finetuning(), **{**extra, **part})
+    if options.folder is not None:
+        check_folder(options.folder)
+    return options
 
 
 def choose_device(accelerator: str) -> str:
     """The torch device that a Lightning accelerator name means on this machine."""
     import torch
 
+    _checks.choice("accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    if accelerator == "auto":
-        return gpu or "cpu"
-    if accelerator in ("gpu", "cuda", "mps"):
-        if gpu is None:
-            raise ValueError(
-                f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'."
-            )
-        return gpu
-    if accelerator == "cpu":
-        return "cpu"
-    raise ValueError(f"accelerator={accelerator!r}; choose 'auto', 'cpu', 'gpu' or 'mps'.")
+    if accelerator in ("gpu", "cuda", "mps") and gpu is None:
+        raise ValueError(f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'.")
+    return "cpu" if accelerator == "cpu" else gpu or "cpu"
 
 
 def training_options(given: Mapping) -> Training:

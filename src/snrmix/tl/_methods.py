@@ -16,6 +16,7 @@ from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge, spatial_knn
 from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
 from snrmix.engine.section import Section
+from snrmix.plan.features import Features
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.parts import Part
 from snrmix.plan.splits import settle_neighbours
@@ -30,6 +31,8 @@ class Case:
     ----------
     part
         A model of the spots that stay measured.
+    features
+        Of all sites of the object.
     hidden
         Indices of the sites to predict, ascending.
     settings
@@ -39,14 +42,15 @@ class Case:
     """
 
     part: Part
+    features: Features
     hidden: np.ndarray
     settings: Settings
     k_is_chosen: bool
 
-    @property
+    @cached_property
     def section(self) -> Section:
         """What the engine sees."""
-        return self.part.prepared.section
+        return self.part.section(self.features)
 
     @property
     def folds(self) -> list[Fold]:
@@ -61,7 +65,7 @@ class Case:
     @cached_property
     def fit(self) -> SectionFit:
         """What `snrmix.tl.impute` makes of the split."""
-        return self.part.fit(replace(self.settings, mixing=self.mixing))
+        return self.part.fit(self.features, replace(self.settings, mixing=self.mixing))
 
     @property
     def mixing(self) -> Mixing:

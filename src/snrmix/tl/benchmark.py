@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
@@ -13,9 +14,10 @@ from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
 from snrmix.engine.losses import Losses
 from snrmix.engine.scores.metrics import gene_scores
+from snrmix.plan.features import Features, read_features
 from snrmix.plan.hold_out import Split
 from snrmix.plan.options import Options, read_options
-from snrmix.plan.parts import Part, plan_models
+from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.source import Source, read_source
 from snrmix.tl._methods import Case, Method, available_methods
 from snrmix.tl.summarise import OURS, _Summary, summarise
@@ -119,18 +121,17 @@ def benchmark(
     sites = read_sites(data, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))
-    source = read_source(
-        data, measured=kept, layer=layer, genes=genes, encoder=checked.encoder, scales=checked.scales,
-        device=checked.settings.device, **where, **reading,
-    )  # fmt: skip
-    if source.features.shape[1] == 0:
+    source = read_source(data, measured=kept, layer=layer, genes=genes, **where, **reading)
+    if not source.has_features:
         wanted = _without_image(wanted, drop=methods is None)
     elif methods is None:
         wanted.pop(f"network ({mix})" if isinstance(mix, str) else "", None)  # the same as "network"
+    parts = plan_models(source, checked)  # of the first split: what cannot be is refused before anything is embedded
+    features = read_features(source, checked, run_of(source, checked, parts))
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():
         source = replace(source, is_measured=(is_measured & ~hidden)[source.sites.order])
-        tables = _run_split(source, hidden, checked, wanted, name)
+        tables = _run_split(source, features, hidden, checked, wanted, name)
         n_measured, n_hidden = int(source.is_measured.sum()), int(hidden.sum())
         sizes[name] = {"n_measured": n_measured, "n_hidden": n_hidden, "n_genes": len(tables[-1])}
         logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(tables))
@@ -214,51 +215,51 @@ def _without_image(methods: dict[str, Method], drop: bool) -> dict[str, Method]:
 
 
 def _run_split(
-    source: Source, hidden: np.ndarray, options: Options, methods: dict[str, Method], split: str
+    source: Source, features: Features, hidden: np.ndarray, options: Options, methods: dict[str, Method], split: str
 ) -> list[pd.DataFrame]:
     """Scores at the hidden spots, a table per method; ``hidden`` is in the order of the table."""
-    parts = plan_models(
-        source, options.share, options.n_folds, options.n_repeats, options.validation, options.settings.seed
-    )
-    cases = [Case(part, _sites_of(part, hidden), options.settings, options.k_is_chosen) for part in parts]
-    by_case = [_compare(case, methods, source.layer, split) for case in cases if len(case.hidden)]
+    parts = plan_models(source, options)
+    cases = [Case(part, features, _sites_of(part, hidden), options.settings, options.k_is_chosen) for part in parts]
+    by_case = [_compare(case, source, methods, split) for case in cases if len(case.hidden)]
     return [_join([one for tables in by_case for one in tables[method]]) for method in methods]
 
 
 def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:
     """Which sites of a model are hidden and for it to predict: indices, ascending."""
-    return np.flatnonzero(hidden[part.prepared.sites.order] & part.predicts)
+    return np.flatnonzero(hidden[part.sites.order] & part.predicts)
 
 
-def _compare(case: Case, methods: dict[str, Method], layer: str | None, split: str) -> dict[str, list[pd.DataFrame]]:
+def _compare(case: Case, source: Source, methods: dict[str, Method], split: str) -> dict[str, list[pd.DataFrame]]:
     """Scores of every method, a table per library."""
-    prepared, library = case.part.prepared, case.section.library[case.hidden]
-    sites, columns = prepared.sites, prepared.expression.columns
-    known, names = prepared.is_measured.copy(), list(prepared.table.var_names[columns])
+    part, library, table = case.part, case.section.library[case.hidden], source.table
+    known, names = part.is_measured.copy(), list(table.var_names[part.expression.columns])
     known[case.hidden] = True
     observed = read_expression(
-        prepared.table, sites, known, layer=layer, units=prepared.expression.input_units, genes=names
+        table, part.sites, known, layer=source.layer, units=part.expression.input_units, genes=names
     ).values[np.searchsorted(np.flatnonzero(known), case.hidden)]
     ours_first = sorted(methods, key=OURS.__ne__)  # it trains networks that others use
     predicted = {method: methods[method].predict(case) for method in ours_first}
     return {
         method: [
-            _score(case, observed, split, method, predicted[method], library == code) for code in np.unique(library)
+            _score(case, table, observed, split, method, predicted[method], library == code)
+            for code in np.unique(library)
         ]
         for method in methods
     }
 
 
-def _score(case: Case, observed: np.ndarray, split: str, method: str, predicted: np.ndarray, rows) -> pd.DataFrame:
+def _score(
+    case: Case, table: AnnData, observed: np.ndarray, split: str, method: str, predicted: np.ndarray, rows
+) -> pd.DataFrame:
     """Scores of one method on some of the hidden sites, one row per gene, in the order of ``var``."""
     observed, mean = observed[rows], case.means[rows]
     scores = gene_scores(observed, predicted[rows], mean)
-    columns = case.part.prepared.expression.columns
-    table = pd.DataFrame(
+    columns = case.part.expression.columns
+    found = pd.DataFrame(
         {
             "split": split,
             "method": method,
-            "gene": case.part.prepared.table.var_names[columns],
+            "gene": table.var_names[columns],
             "mse": scores["mse"],
             "mse_mean": np.mean((observed - mean) ** 2, axis=0),
             "pearson": scores["pearson"],
@@ -266,7 +267,7 @@ def _score(case: Case, observed: np.ndarray, split: str, method: str, predicted:
             "n": len(observed),
         }
     )
-    return table.iloc[np.argsort(columns)]
+    return found.iloc[np.argsort(columns)]
 
 
 def _join(tables: list[pd.DataFrame]) -> pd.DataFrame:
