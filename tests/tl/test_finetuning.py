@@ -179,3 +179,10 @@ def test_the_k_of_a_preset_is_lowered_and_that_of_the_user_is_not(tuned, monkeyp
     assert settings.mixing.k == 6 and settings.mixing.sigma == 0.25
     with pytest.raises(ValueError, match="k=30 neighbours must be fewer than the 18 measured spots"):
         snrmix.tl.impute(tissue, preset="paper", mix=snrmix.SNRMixing(k=30), **own)
+
+
+def test_what_fine_tuning_takes_is_said_before(tuned, monkeypatch, caplog):
+    tissue, _, options = tuned
+    monkeypatch.setattr("snrmix.plan.features.patch_seconds", lambda encoder, device: 5.0)
+    settings_of(monkeypatch, tissue, **options)
+    assert "117 sites x 12 genes: about " in caplog.text and "hours on this machine" in caplog.text
