@@ -18,7 +18,8 @@ from snrmix.images.crops import read_crops
 from snrmix.images.encoder import Encoder, encode, on_device, probe
 from snrmix.images.encoders import resolve_encoder
 from snrmix.images.patch_grid import Grid, patch_grid
-from snrmix.images.source import Level, SectionImage, coarse_sample
+from snrmix.images.picture import coarse_sample
+from snrmix.images.source import Level, SectionImage
 from snrmix.sites import Sites
 
 CACHE_KEY = "X_histology"
