@@ -14,6 +14,8 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.frame import check_frame, check_scale, check_spot_diameter
+from snrmix.images.arrays import is_image
+from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.source import SectionImage, open_image, scaling
 from snrmix.lattice import Lattice, measure_lattice, patch_units
 
@@ -297,16 +299,18 @@ def _read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
 
 
 def _stored_image(entry: Mapping, image_key: str | None, library: str) -> SectionImage:
-    """The image of ``uns["spatial"][library]`` that was asked for, or else the finest."""
-    images, factors = entry["images"], entry.get("scalefactors", {})
-    if image_key is None:
+    """The image of ``uns["spatial"][library]`` that was asked for, or else the finest of those that look most like H&E."""
+    images, factors, is_asked = entry["images"], entry.get("scalefactors", {}), image_key is not None
+    kinds = {}
+    if not is_asked:
         scaled = [k for k in images if f"tissue_{k}_scalef" in factors]
         if not scaled:
             raise KeyError(
                 f"uns['spatial'][{library!r}]['scalefactors'] has no 'tissue_<image>_scalef' for any of the images "
                 f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}."
             )
-        image_key = max(scaled, key=lambda k: float(factors[f"tissue_{k}_scalef"]))
+        kinds = {key: kind_of(images[key]) for key in scaled}
+        image_key = max(likeliest(kinds), key=lambda k: float(factors[f"tissue_{k}_scalef"]))
     if image_key not in images:
         raise KeyError(
             f"image_key={image_key!r} is not in uns['spatial'][{library!r}]['images']; available: {listing(images)}."
@@ -323,12 +327,14 @@ def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Sectio
             f"uns['spatial'][{library!r}]['scalefactors']['tissue_{image_key}_scalef'] is {factor}; it must be "
             "positive."
         )
+    kinds = kinds or {image_key: kind_of(images[image_key])}
+    check_choice(image_key, kinds, f"library {library!r}", is_asked=is_asked)
     return open_image(images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")
 
 
 def _given_images(image, libraries: tuple[str, ...], stored: Collection[str]) -> dict[str, Callable[[], SectionImage]]:
     """What opens the image of each library that ``image`` has; the others must be ``stored``."""
-    if not isinstance(image, Mapping):
+    if is_image(image) or not isinstance(image, Mapping):
         if len(libraries) > 1:
             raise ValueError(
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
