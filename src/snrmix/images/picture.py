@@ -92,7 +92,7 @@ def rgb_levels(picture: Picture) -> list:
     array = picture.levels[-1]
     if array.dtype == np.uint8 and array.shape[2] == 3 and not picture.inverted:
         return list(picture.levels)
-    reading = read_values(picture)
+    reading = _read_values(picture, sparse_sample(array))
     for text in reading.warnings:
         logger.warning("%s %s", picture.name, text)
     for text in reading.notes:
@@ -103,7 +103,8 @@ def rgb_levels(picture: Picture) -> list:
 def rgb_sample(picture: Picture) -> np.ndarray:
     """Some 65,000 pixels of a picture in RGB, uint8, shape (n, 3), without those that are transparent."""
     check_channels(picture)
-    sample, reading = sparse_sample(picture.levels[-1]), read_values(picture)
+    sample = sparse_sample(picture.levels[-1])
+    reading = _read_values(picture, sample)
     pixels = _to_rgb(picture, reading, sample).reshape(-1, 3)
     return pixels[(sample[..., -1] > 0).ravel()] if reading.opacity else pixels
 
@@ -182,15 +183,15 @@ def sparse_sample(array) -> np.ndarray:
     return np.concatenate([np.concatenate(row, axis=1) for row in dask.compute(*windows)])
 
 
-def read_values(picture: Picture) -> Reading:
-    """Find what stands for white and for opaque, from some of the values.
+def _read_values(picture: Picture, sample: np.ndarray) -> Reading:
+    """Find what stands for white and for opaque, from some of the pixels, shape (y, x, c).
 
     Raises
     ------
     ValueError
         When the values are none that are known, or a fourth channel is no opacity.
     """
-    sample, warnings, notes = sparse_sample(picture.levels[-1]), [], []
+    warnings, notes = [], []
     colours, opacity, opaque = sample, None, 1.0
     if sample.shape[2] in (2, 4):
         colours = sample[..., :-1]

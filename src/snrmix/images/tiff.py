@@ -17,8 +17,8 @@ COLOURS = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3, "PALETTE": 1, "SEPARATED"
 OPACITY = {1: "associated", 2: "perhaps"}  # by the tag ExtraSamples; writers give the latter to any fourth channel
 WHOLE_BYTES = (8, 16, 32, 64)
 JPEG = (6, 7, 34892, 33007)  # compressions whose decoder turns YCbCr into RGB
-APERIO_YCBCR = 33003
-LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000, APERIO_YCBCR)  # and those that leave it as it is
+APERIO_YCBCR = 33003  # subsampled, which tifffile does not undo
+LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)  # and those that leave it as it is
 YCBCR_OF_JPEG = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}  # tags for its coefficients and range
 CMYK_INKS, INK_SET = 1, 332
 TAGS = (ORIENTATION, INK_SET, *YCBCR_OF_JPEG)
@@ -46,7 +46,7 @@ def read_tiff(path: Path) -> Picture:
             series = tiff.series[0]
             axes, count, page = series.axes, len(series.levels), series.keyframe
             tags = {code: page.tags[code].value for code in TAGS if code in page.tags}
-            is_known = page.compression in tifffile.TIFF.DECOMPRESSORS
+            is_known = page.compression in tifffile.TIFF.DECOMPRESSORS and page.compression != APERIO_YCBCR
             decode = _decoder(page, tags, name) if is_known else None
     except (tifffile.TiffFileError, IndexError) as error:
         raise OSError(error) from error
@@ -127,7 +127,9 @@ def _decoder(page, tags: dict, name: str) -> Callable[[np.ndarray], np.ndarray] 
     """
     kind = page.photometric.name
     why = None
-    if kind not in COLOURS:
+    if page.dtype is None:
+        why = f"has samples of {page.bitspersample} bits that are no known numbers"
+    elif kind not in COLOURS:
         why = f"has colours of the kind {kind}"
     elif kind == "PALETTE":
         return partial(_look_up, _palette(page))
