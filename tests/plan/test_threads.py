@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from snrmix.plan import threads
+from snrmix import _memory
 from snrmix.plan.threads import available_threads, limited_threads
 
 
@@ -13,9 +13,10 @@ def machine(tmp_path, monkeypatch):
     """A machine of eight processors; writes limits of control groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(threads, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(_memory, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(_memory, "OWN_GROUP", tmp_path / "membership")
     (tmp_path / "cgroup").mkdir()
+    (tmp_path / "membership").write_text("0::/\n")
 
     def limit(membership, **files):
         (tmp_path / "membership").write_text(membership)

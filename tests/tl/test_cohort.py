@@ -283,15 +283,13 @@ def test_cells_of_a_sheet(cohort):
 
 
 def test_workers_fit_into_memory(cohort, tmp_path, monkeypatch):
-    import psutil
-
     samples = read_sheet(sheet(cohort, THREE), ["measured"], ["patient"])
     units = [Unit((sample,), tmp_path) for sample in samples]
     assert shape_of(cohort / "a.h5ad") == anndata.read_h5ad(cohort / "a.h5ad").shape
     largest = max(estimate(unit) for unit in units)
     monkeypatch.setattr("snrmix.tl._cohort_cluster.available_threads", lambda: 8)
     for room, expected in ((10.0, 3), (2.5, 2), (0.5, 1)):  # three samples
-        monkeypatch.setattr(psutil, "virtual_memory", lambda room=room: type("M", (), {"available": room * largest}))
+        monkeypatch.setattr("snrmix.tl._cohort_cluster.free_memory", lambda room=room: room * largest)
         n, threads, memory = plan_workers(units)
         assert (n, threads) == (expected, 8 // expected)
         assert memory == pytest.approx(room * largest / expected)

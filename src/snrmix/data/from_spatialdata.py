@@ -10,14 +10,21 @@ import pandas as pd
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.images.arrays import as_picture
+from snrmix.images.kind import check_choice, kind_of, likeliest
+from snrmix.images.picture import is_rgb_or_grey
 from snrmix.images.source import SectionImage, section_image
 
 AXES = ("x", "y")
 MOST_SHEAR = 0.05  # cosine between the image's axes
 
+Finder = Callable[[], Callable[[], SectionImage]]  # refuses, or tells what opens an image
+
 
 def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
-    """Positions of the table's rows, shape (n, 2), a function from library to its image, and um per px where known.
+    """Positions of the table's rows, shape (n, 2), what finds the image of a library, and um per px where known.
+
+    What is found opens the image; what is wrong with it without a look at pixels is said when it is found.
 
     Rows are matched to shapes by the table's instance key, so filtered and permuted tables are right. Positions are
     centroids in a coordinate system that the region shares with an image.
@@ -34,7 +41,7 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
         )
     regions = table.obs[attrs["region_key"]].astype(str).to_numpy()
     positions = np.full((table.n_obs, 2), np.nan)
-    image_of: dict[str, Callable[[], SectionImage]] = {}
+    image_of: dict[str, Finder] = {}
     um_of: dict[str, float] = {}
     for region in sorted(set(regions)):
         if region not in sdata:
@@ -43,22 +50,22 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
                 f"{listing(element[1] for element in sdata.gen_elements())}."
             )
         rows = regions == region
-        system, open_image = _choose_image(sdata, region, image_key)
+        system, find = _choose_image(sdata, region, image_key)
         positions[rows] = _centroids(sdata[region], system, table.obs.loc[rows, attrs["instance_key"]], region)
         for library in np.unique(labels[rows]).tolist():
             if library in image_of:
                 raise ValueError(
                     f"library {library!r} spans several regions; choose library_key={attrs['region_key']!r}."
                 )
-            image_of[library], um_of[library] = open_image, _um_of_bins(sdata, region, system)
+            image_of[library], um_of[library] = find, _um_of_bins(sdata, region, system)
     return positions, lambda library: image_of[library](), um_of
 
 
-def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Callable[[], SectionImage]]:
-    """A coordinate system of the region, and what opens its image.
+def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Finder]:
+    """A coordinate system of the region, and what finds its image.
 
-    They are those of the image that shows the region with most pixels. What is wrong with the images is said only when
-    the image is wanted.
+    They are those of the image that looks most like H&E, and of several the one that shows the region with most pixels.
+    What is wrong with the images is said only when the image is wanted.
     """
     from spatialdata.transformations import get_transformation
 
@@ -76,15 +83,21 @@ def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Calla
             candidates.append((pixels, name, system, affines))
     if not candidates:
         return systems[0], lambda: _refuse(problems, region, systems, sdata.images, image_key)
+    names = sorted({candidate[1] for candidate in candidates})
+    kinds = {name: kind_of(sdata.images[name]) for name in names} if len(names) > 1 else {}
+    if kinds:
+        candidates = [candidate for candidate in candidates if candidate[1] in likeliest(kinds)]
     most = max(candidate[0] for candidate in candidates) * (1 - 1e-6)  # coordinate systems differ by rounding
     _, name, system, affines = min((c for c in candidates if c[0] >= most), key=lambda c: c[1:3])
 
     def open_image() -> SectionImage:
+        known = kinds or {name: kind_of(sdata.images[name])}
+        check_choice(name, known, f"region {region!r}", is_asked=image_key is not None)
         if len(sdata.images) > 1 and image_key is None:
             logger.info("region %r: image %r in coordinate system %r (most pixels).", region, name, system)
-        return section_image(_arrays(sdata.images[name]), affines, f"image {name!r}")
+        return section_image(_levels(sdata.images[name]), affines, f"image {name!r}")
 
-    return system, open_image
+    return system, lambda: open_image
 
 
 def _um_of_bins(sdata, region: str, system: str) -> float:
@@ -131,10 +144,6 @@ def _levels(element) -> list:
     return sorted(levels, key=lambda level: -level.sizes["y"])
 
 
-def _arrays(element) -> list:
-    return [level.transpose("y", "x", "c").data for level in _levels(element)]
-
-
 def _affines(element, name: str, system: str) -> list[np.ndarray]:
     """From the coordinate system to pixels (x, y) of every level, shape (2, 3) each.
 
@@ -146,8 +155,12 @@ def _affines(element, name: str, system: str) -> list[np.ndarray]:
     from spatialdata.transformations import get_transformation
 
     levels = _levels(element)
-    if set(levels[0].dims) != {"y", "x", "c"} or levels[0].sizes["c"] not in (1, 3, 4):
-        raise ValueError(f"image {name!r} has {dict(levels[0].sizes)}; choose an RGB image with image_key=.")
+    if set(levels[0].dims) != {"y", "x", "c"} or not is_rgb_or_grey(as_picture(levels[0], name)):
+        channels = listing(levels[0].coords["c"].values.tolist()) if "c" in levels[0].coords else "no names"
+        raise ValueError(
+            f"image {name!r} has {dict(levels[0].sizes)}, with channels {channels}: that is neither RGB nor grey. Choose an "
+            "RGB image with image_key=, or pass image=, or use_rep= with features that are already in obsm."
+        )
     affines = []
     for level in levels:
         affine = np.linalg.inv(get_transformation(level, system).to_affine_matrix(AXES, AXES))[:2]

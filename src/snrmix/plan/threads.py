@@ -9,39 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snrmix._memory import control_groups
+
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_threads() -> int:
     """Processors that this process may use: the least of its affinity, the limit of its container, ``OMP_NUM_THREADS``."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, *_quotas(CGROUPS, MEMBERSHIP)]
+    limits = [affinity, *(n for _, folder in control_groups("cpu") for n in _quota(folder))]
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if asked.isdigit() and int(asked) > 0:
         limits.append(int(asked))
     return max(1, min(limits))
 
 
-def _quotas(root: Path, membership: Path) -> list[int]:
-    """Limits of the control groups (version 1 and 2) of this process and those around it, in whole processors."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        lines = []
-    found = []
-    for line in [*lines, "0::/"]:
-        _, controllers, path = line.split(":", 2)
-        base = root / ("cpu" if "cpu" in controllers.split(",") else "")
-        folder = base / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            found += _quota(place)
-            if place == root:
-                break
-    return found
-
-
 def _quota(folder: Path) -> list[int]:
+    """What a control group (of either version) allows, in whole processors; empty where it does not limit them."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()

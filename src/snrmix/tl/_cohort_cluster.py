@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from snrmix._log import logger
+from snrmix._memory import free_memory
 from snrmix.data.paths import kind_of
 from snrmix.plan.cost import Run
 from snrmix.plan.threads import VARIABLES, available_threads
@@ -84,11 +85,9 @@ def plan_workers(units: Sequence[Unit], workers: int | None = None) -> tuple[int
     ValueError
         For fewer than one.
     """
-    import psutil
-
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more.")
-    free, threads, graphics = psutil.virtual_memory().available, available_threads(), count_graphics_processors()
+    free, threads, graphics = free_memory(), available_threads(), count_graphics_processors()
     largest = max(estimate(unit) for unit in units)
     n = workers or max(1, min(graphics if graphics else threads, int(free // largest)))
     n = min(n, len(units))
