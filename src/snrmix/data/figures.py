@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
-from snrmix.data.results import gene_column, gene_flags, result_table
+from snrmix.data.results import MODELLED, Result
 
 OURS = ("snrmix", "network", "kriging")
+REMEDY = "impute again"
 
 
 def figures_of(table: AnnData, key: str = "snrmix") -> dict[str, object]:
@@ -33,15 +34,13 @@ def figures_of(table: AnnData, key: str = "snrmix") -> dict[str, object]:
     KeyError
         When there is no such result.
     """
-    record = result_table(table, key).uns[key]
+    result = Result.find(table, key)
+    record, modelled, reliable = result.record, result.flags(MODELLED), result.flags("reliable")
     ratios = record["scores"]["mse_ratio"].astype(float)
     baselines = ratios.drop([name for name in OURS if name in ratios.index])
-    modelled = gene_flags(table, f"{key}_modelled")
-    reliable = gene_flags(table, f"{key}_reliable")
-    measured = table.obs[f"{key}_measured"].to_numpy(bool)
     found = {
         "n_spots": table.n_obs,
-        "n_measured": int(measured.sum()),
+        "n_measured": int(result.is_measured.sum()),
         "n_genes": table.n_vars,
         "n_modelled": int(modelled.sum()),
         "n_reliable": int(reliable.sum()),
@@ -50,17 +49,16 @@ def figures_of(table: AnnData, key: str = "snrmix") -> dict[str, object]:
         "mse_ratio": _number(ratios["snrmix"]),
         "best_baseline": str(baselines.idxmin()),
         "best_baseline_mse_ratio": _number(baselines.min()),
-        "pearson_median": _median(table, f"{key}_pearson", modelled),
+        "pearson_median": _median(result.column("pearson", REMEDY)[modelled]),
     }
-    if f"{key}_pearson_given_depth" in table.var:
-        found["pearson_given_depth_median"] = _median(table, f"{key}_pearson_given_depth", modelled)
+    if result.has("pearson_given_depth"):
+        found["pearson_given_depth_median"] = _median(result.column("pearson_given_depth", REMEDY)[modelled])
     if "depth" in ratios.index and ratios["snrmix"] < 1:
         found["depth_share"] = _number(np.clip((1 - ratios["depth"]) / (1 - ratios["snrmix"]), 0, 1))
     return found
 
 
-def _median(table: AnnData, name: str, modelled: np.ndarray) -> float | None:
-    values = gene_column(table, name, "impute again")[modelled]
+def _median(values: np.ndarray) -> float | None:
     return _number(np.nanmedian(values)) if np.isfinite(values).any() else None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix.data.results import result_table
+from snrmix.data.results import MODELLED, Result
 from snrmix.data.table import read_table
 
 SUFFIXES = (".h5ad", ".zarr")
@@ -148,8 +148,9 @@ def keep_modelled(data, key: str, table_key: str | None = None):
     KeyError
         When there is no such result.
     """
-    table = result_table(data, key, table_key)
-    kept = table[:, table.var[f"{key}_modelled"].to_numpy(bool)].copy()
+    result = Result.find(data, key, table_key)
+    table = result.table
+    kept = table[:, result.flags(MODELLED)].copy()
     if data is table:
         return kept
     name = next(name for name, other in data.tables.items() if other is table)
@@ -165,8 +166,8 @@ def size_in_words(n_obs: int, n_vars: int, layers: int = 2) -> str:
 
 def say_size(data, key: str, table_key: str | None = None) -> None:
     """Log how large the layers of a result are, and how large they would be without the genes that were not modelled."""
-    table = result_table(data, key, table_key)
-    modelled = int(np.count_nonzero(table.var[f"{key}_modelled"]))
+    result = Result.find(data, key, table_key)
+    table, modelled = result.table, int(np.count_nonzero(result.flags(MODELLED)))
     logger.info("writing %s before compression.", size_in_words(table.n_obs, table.n_vars))
     if modelled < 0.9 * table.n_vars:
         logger.info(
