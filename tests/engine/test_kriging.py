@@ -401,9 +401,10 @@ def test_small_systems_are_solved_with_one_thread(monkeypatch):
 
     monkeypatch.setattr(module, "leave_one_out", watch)
     with threadpool_limits(2):
-        before = [pool["num_threads"] for pool in threadpool_info()]
+        before = {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
         adata = snrmix.datasets.synthetic_tissue(n_rows=9, n_genes=24, image_px_per_pitch=16)
         snrmix.tl.impute(adata, encoder="colour", n_folds=2, max_epochs=1)
         assert seen
         assert all(counts == {1} for counts in seen)
-        assert [pool["num_threads"] for pool in threadpool_info()] == before
+        after = {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+        assert before.items() <= after.items()
