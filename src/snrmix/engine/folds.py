@@ -85,30 +85,39 @@ def make_folds(
 
 
 def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold of every spot, shape (n,): equal sizes within each library."""
+    """Fold of every spot, shape (n,): equal sizes within each library, and no fold empty."""
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = rng.permutation(np.flatnonzero(library == code))
         fold[rows] = (np.arange(len(rows)) + rng.integers(n_folds)) % n_folds
-    return fold
+    return _without_empty(fold, n_folds)
 
 
 def clustered_assignment(
     positions: np.ndarray, library: np.ndarray, n_folds: int, clusters: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fold of every spot, shape (n,): ``clusters`` compact groups per fold and library, dealt out by size."""
+    """Fold of every spot, shape (n,): ``clusters`` compact groups per fold and library, dealt out by size; none empty."""
     from sklearn.cluster import KMeans
 
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = np.flatnonzero(library == code)
-        count = min(clusters * n_folds, len(rows) // 2)
+        places = len(np.unique(positions[rows], axis=0))
+        count = min(clusters * n_folds, max(len(rows) // 2, 1), places)
         label = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit_predict(positions[rows])
         sizes, filled = np.bincount(label, minlength=count), np.zeros(n_folds)
         for cluster in np.argsort(-sizes, kind="stable"):
             smallest = int(np.argmin(filled))
             filled[smallest] += sizes[cluster]
             fold[rows[label == cluster]] = smallest
+    return _without_empty(fold, n_folds)
+
+
+def _without_empty(fold: np.ndarray, n_folds: int) -> np.ndarray:
+    """The same where every fold has spots; else the empty ones, of libraries smaller than folds, get one of the largest."""
+    for k in np.setdiff1d(np.arange(n_folds), fold):
+        largest = np.bincount(fold).argmax()
+        fold[np.flatnonzero(fold == largest)[-1]] = k
     return fold
 
 
