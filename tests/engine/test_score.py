@@ -194,6 +194,18 @@ def test_spatial_knn_is_a_loop_within_the_library():
         np.testing.assert_allclose(found[place], wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_of_equally_near_spots_the_first_count():
+    """On a lattice the tenth neighbour is a tie: which spot is taken must not rest on how the search tree was built."""
+    positions = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), -1).reshape(-1, 2)
+    targets = np.arange(3, 400, 7)
+    train = np.setdiff1d(np.arange(400), targets)
+    expression = np.random.default_rng(0).normal(size=(len(train), 3)).astype(np.float32)
+    squared = np.round(((positions[targets][:, None] - positions[train]) ** 2).sum(2))
+    first = np.argsort(squared, axis=1, kind="stable")[:, :NEIGHBOURS]
+    found = spatial_knn(positions, np.zeros(400, int), train, targets, expression)
+    np.testing.assert_allclose(found, expression[first].mean(1), rtol=1e-5, atol=1e-6)
+
+
 def test_baselines_predict_held_out_spots_from_the_others():
     rng = np.random.default_rng(0)
     n, measured = 80, np.arange(0, 80, 2)
