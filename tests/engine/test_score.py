@@ -175,7 +175,19 @@ def test_ridge_of_very_many_spots_sees_an_even_subset(regression, monkeypatch):
     monkeypatch.setattr(baselines_module, "MOST_RIDGE_SPOTS", 30)
     monkeypatch.setattr(baselines_module, "PENALTIES", np.array([1.0]))
     z = standardise(features, train).astype(float)
-    wanted = Ridge(alpha=12).fit(z[train[::2]], y[::2]).predict(z[targets])
+    some = np.arange(30) * len(train) // 30
+    wanted = Ridge(alpha=12).fit(z[train[some]], y[some]).predict(z[targets])
+    np.testing.assert_allclose(ridge(features, train, targets, y), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_one_spot_more_does_not_halve_what_ridge_sees(regression, monkeypatch):
+    """At 6,001 spots ridge sees 6,000 of them, not every other one."""
+    features, train, targets, y = regression
+    monkeypatch.setattr(baselines_module, "MOST_RIDGE_SPOTS", len(train) - 1)
+    monkeypatch.setattr(baselines_module, "PENALTIES", np.array([1.0]))
+    z = standardise(features, train).astype(float)
+    used = np.arange(len(train) - 1)  # the last one is left out
+    wanted = Ridge(alpha=12).fit(z[train[used]], y[used]).predict(z[targets])
     np.testing.assert_allclose(ridge(features, train, targets, y), wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -56,9 +56,9 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
     expression
         Shape (len(train), genes).
     """
-    stride = -(-len(train) // MOST_RIDGE_SPOTS)
-    if stride > 1:
-        return _primal_ridge(features, train, train[::stride], targets, expression[::stride])
+    if len(train) > MOST_RIDGE_SPOTS:
+        some = np.arange(MOST_RIDGE_SPOTS) * len(train) // MOST_RIDGE_SPOTS
+        return _primal_ridge(features, train, train[some], targets, expression[some])
     values = standardise(features, train).astype(np.float64)
     centre, mean = values[train].mean(0), expression.mean(0, dtype=np.float64)
     x, y = values[train] - centre, expression - mean
