@@ -7,11 +7,12 @@ from snrmix.engine.kriging import krige as kriging
 from snrmix.engine.kriging import systems
 from snrmix.engine.kriging.components import depth_curves, split_components, spot_noise, trusted_depth
 from snrmix.engine.kriging.covariance import Correlations, KrigingSites
-from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, leave_one_out
+from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, krige_section, leave_one_out
 from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
 from snrmix.engine.linear_algebra import leading_directions
 from snrmix.engine.neighbours import nearest
 from snrmix.engine.scores.baselines import spatial_knn
+from snrmix.engine.section import Section
 
 
 def make_sites(n, seed=0, features=8, libraries=1):
@@ -181,6 +182,31 @@ def test_library_without_measured_spots(exact):
     space = KrigingSites(sites.positions, sites.library)
     result = Kriging(space, train, exact=exact).fit(train, expression).predict(targets)
     np.testing.assert_allclose(result.mean, np.broadcast_to(expression.mean(0), result.mean.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.1])
+@pytest.mark.parametrize("exact", [True, False])
+def test_sites_that_are_apart_learn_nothing_from_their_neighbours(spacing, exact, monkeypatch):
+    """For other libraries: a smooth field tells nothing but the mean, however close the sites lie, as cells do."""
+    n = 300
+    positions = spacing * np.stack(np.meshgrid(np.arange(20.0), np.arange(15.0)), -1).reshape(-1, 2)
+    field = np.sin(np.arange(20) / 4)[np.arange(n) % 20]
+    expression = np.repeat(3 + field[:, None], 5, axis=1).astype(np.float32)
+    expression += np.random.default_rng(0).normal(0, 0.1, expression.shape).astype(np.float32)
+    nothing = np.zeros((n, 0), np.float32)
+    folds = [Fold(np.flatnonzero(np.arange(n) % 3 != k), np.flatnonzero(np.arange(n) % 3 == k)) for k in range(3)]
+    section = Section(
+        nothing, np.zeros(0, bool), positions, np.zeros(n, int), np.arange(n), expression, np.full(n, 1000.0), None
+    )
+    if not exact:
+        monkeypatch.setattr(kriging, "EXACT_SPOTS", 10)
+    kriged = krige_section(section, folds, apart=True)
+    assert kriged.record["exact"] == exact
+    for fold in folds:
+        mean = np.broadcast_to(expression[fold.train].mean(0), (len(fold.held_out), 5))
+        np.testing.assert_allclose(kriged.out_of_fold[fold.held_out], mean, atol=1e-5)
+    near = krige_section(section, folds).out_of_fold
+    assert np.mean((near - expression) ** 2) < 0.2 * np.mean((kriged.out_of_fold - expression) ** 2)
 
 
 def test_order_does_not_matter():

@@ -11,7 +11,7 @@ import pandas as pd
 from snrmix._log import logger, quiet
 from snrmix._names import closest, listing
 from snrmix.embedding import choose_device
-from snrmix.engine.fit import SectionFit, Settings, far_apart
+from snrmix.engine.fit import SectionFit, Settings
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
@@ -343,8 +343,8 @@ def _ridge(case: Case) -> np.ndarray:
 
 
 def _kriging(case: Case) -> np.ndarray:
-    section = far_apart(case.section) if case.part.elsewhere else case.section
-    return case.at_hidden(krige_section(section, [], case.settings.device).predicted)
+    kriged = krige_section(case.section, [], case.settings.device, apart=case.part.elsewhere)
+    return case.at_hidden(kriged.predicted)
 
 
 def _network(case: Case, mixing: str | None = None) -> np.ndarray:

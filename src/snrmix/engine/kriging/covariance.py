@@ -32,12 +32,15 @@ class KrigingSites:
         there is none.
     colour
         Standardised colour statistics, float32, shape (n, c); ``None`` or no columns where there are none.
+    apart
+        Whether no two sites are correlated in space: what is learnt then, covariances too, holds for other libraries.
     """
 
     positions: np.ndarray
     library: np.ndarray
     features: np.ndarray | Standardised | None = None
     colour: np.ndarray | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Relations:
     Parameters
     ----------
     distance
-        In pitches, infinite between libraries; of any shape.
+        In pitches, infinite between libraries and between sites that are apart; of any shape.
     image
         Correlation of looks, of the same shape; ``None`` without an image.
     """
@@ -160,7 +163,8 @@ class Correlations:
         """
         s = self.sites
         distance = np.sqrt(squared_distance(s.positions[rows], s.positions[columns]))
-        distance[s.library[rows][..., :, None] != s.library[columns][..., None, :]] = np.inf
+        apart = rows if s.apart else s.library[rows], columns if s.apart else s.library[columns]
+        distance[apart[0][..., :, None] != apart[1][..., None, :]] = np.inf
         return Relations(distance, self._image(rows, columns))
 
     def _image(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
