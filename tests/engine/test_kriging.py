@@ -6,7 +6,7 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.kriging import krige as kriging
 from snrmix.engine.kriging import systems
 from snrmix.engine.kriging.components import depth_curves, split_components, spot_noise, trusted_depth
-from snrmix.engine.kriging.covariance import Correlations, KrigingSites
+from snrmix.engine.kriging.covariance import Correlations, KrigingSites, surroundings
 from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, krige_section, leave_one_out
 from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
 from snrmix.engine.linear_algebra import leading_directions
@@ -207,6 +207,43 @@ def test_sites_that_are_apart_learn_nothing_from_their_neighbours(spacing, exact
         np.testing.assert_allclose(kriged.out_of_fold[fold.held_out], mean, atol=1e-5)
     near = krige_section(section, folds).out_of_fold
     assert np.mean((near - expression) ** 2) < 0.2 * np.mean((kriged.out_of_fold - expression) ** 2)
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 30])
+@pytest.mark.parametrize("measured", ["some", "none", "all"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_sites_at_one_place_are_sites(count, measured, exact, monkeypatch):
+    """Failed spots parked at one place, cells that share a position: however many, measured or not."""
+    n = 120
+    sites, expression = make_sites(n, libraries=2), draw_expression(make_sites(n, libraries=2))
+    sites.positions[:count] = sites.positions[0]
+    missing = {"none": np.arange(count), "all": np.arange(90, n), "some": np.append(np.arange(0, count, 2), 100)}[
+        measured
+    ]
+    known = np.setdiff1d(np.arange(n), missing)
+    folds = [
+        Fold(np.flatnonzero(np.arange(len(known)) % 2 == k), np.flatnonzero(np.arange(len(known)) % 2 != k))
+        for k in (0, 1)
+    ]
+    if not exact:
+        monkeypatch.setattr(kriging, "EXACT_SPOTS", 10)
+    kriged = cross_krige(sites, known, expression[known], None, folds, missing)
+    assert kriged.record["exact"] == exact
+    for values in (kriged.predicted, kriged.predicted_sd, kriged.out_of_fold, kriged.out_of_fold_sd):
+        assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 9, 30])
+def test_surroundings_are_other_sites_even_at_one_place(count):
+    sites = make_sites(40)
+    sites.positions[:count] = sites.positions[0]
+    around = surroundings(sites)
+    assert around.shape == (40, 6)
+    assert not (around == np.arange(40)[:, None]).any()
+    assert all(len(set(row)) == 6 for row in around)
+    away = np.linalg.norm(sites.positions[around] - sites.positions[:, None], axis=-1)
+    every = np.sort(np.linalg.norm(sites.positions[:, None] - sites.positions[None], axis=-1), axis=1)[:, 1:7]
+    np.testing.assert_allclose(np.sort(away, axis=1), every, atol=1e-9)
 
 
 def test_order_does_not_matter():

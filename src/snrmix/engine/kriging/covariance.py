@@ -163,8 +163,8 @@ class Correlations:
         """
         s = self.sites
         distance = np.sqrt(squared_distance(s.positions[rows], s.positions[columns]))
-        apart = rows if s.apart else s.library[rows], columns if s.apart else s.library[columns]
-        distance[apart[0][..., :, None] != apart[1][..., None, :]] = np.inf
+        own, other = (index if s.apart else s.library[index] for index in (rows, columns))
+        distance[own[..., :, None] != other[..., None, :]] = np.inf
         return Relations(distance, self._image(rows, columns))
 
     def _image(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
@@ -210,7 +210,9 @@ def surroundings(sites: KrigingSites) -> np.ndarray:
         k = min(SURROUNDINGS, len(own) - 1)
         if k > 0:
             near = nearest(sites.positions, sites.library, own, own, k + 1)[0]
-            others = near[near != np.arange(len(own))[:, None]].reshape(len(own), k)
+            # The site itself goes; where more sites than that lie at its place, it may not be among them.
+            itself = near == np.arange(len(own))[:, None]
+            others = np.take_along_axis(near, np.argsort(itself, axis=1, kind="stable")[:, :k], 1)
             around[own] = own[others[:, np.arange(SURROUNDINGS) % k]]
     return around
 
