@@ -94,3 +94,10 @@ def test_blocks_are_compact_of_eight_spots_or_more_and_never_across_libraries():
             if own.sum() > 1 and sizes == [400]:
                 assert positions[own].std(0).max() < positions.std(0).min() / 2
         assert len(block) / (block.max() + 1) >= min(8, min(sizes))
+
+
+def test_spots_at_one_place_are_one_group_and_nothing_warns(recwarn):
+    positions = np.repeat([[0.0, 0.0], [9.0, 9.0]], 40, axis=0)
+    group = compact_groups(positions, np.zeros(80, int), np.random.default_rng(0))
+    assert set(group[:40]) != set(group[40:]) and len(set(group)) == 2
+    assert not recwarn.list
