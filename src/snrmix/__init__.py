@@ -21,8 +21,8 @@ _LAZY = {
         "snrmix.engine.mix",
     ),
     "Losses": "snrmix.engine.losses",
-    "Training": "snrmix.engine.network.heads",
-    "Finetuning": "snrmix.engine.finetune.fit",
+    "Training": "snrmix.engine.options",
+    "Finetuning": "snrmix.engine.options",
     "Encoder": "snrmix.images.encoders",
 }
 _MODULES = ("datasets", "io", "pl", "pp", "tl")
