@@ -30,7 +30,7 @@ class Source:
     is_measured
         Shape (n,), bool, in site order.
     features, colour
-        Of all sites, see `snrmix.engine.network.crossfit.Section`.
+        Of all sites, see `snrmix.engine.section.Section`.
     embedding
         ``None`` where features came from ``use_rep``, and of a part of the libraries.
     layer, units, genes
