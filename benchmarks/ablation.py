@@ -27,8 +27,8 @@ from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge
-from snrmix.splits import settle_neighbours
-from snrmix.tl.benchmark import METHODS, Case
+from snrmix.plan.splits import settle_neighbours
+from snrmix.tl._methods import METHODS, Case
 
 DEFAULT = "as it is"
 COLUMNS = {"network": "network alone", "stack": "stack"}

@@ -19,18 +19,19 @@ import pandas as pd
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.embedding import choose_device, patch_sides
+from snrmix.data.expression import read_expression
+from snrmix.data.sites import patch_sides
 from snrmix.engine.finetune.fit import fit_finetuned
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.options import Finetuning, Training
 from snrmix.engine.scores.metrics import pearson
-from snrmix.expression import read_expression
 from snrmix.images import Encoder, resolve_encoder
-from snrmix.images.patches import read_patches
-from snrmix.prepare import prepare
-from snrmix.splits import choose_folds
+from snrmix.plan.options import choose_device
+from snrmix.plan.patches import read_patches
+from snrmix.plan.source import prepare
+from snrmix.plan.splits import choose_folds
 
 FROZEN = "frozen"
 VARIANTS = [

@@ -76,16 +76,10 @@ def clock() -> tuple[float, float]:
 
 def rate(options) -> dict:
     """Patches to embed, with a grid and without, and the time for all from the time for some."""
-    from snrmix.embedding import (
-        DEFAULT_SCALES,
-        count_patches,
-        on_device,
-        patch_grids,
-        patch_seconds,
-        patch_sides,
-        resolve_encoder,
-    )
-    from snrmix.sites import read_sites
+    from snrmix.data.embedding import DEFAULT_SCALES, count_patches, patch_grids, patch_seconds
+    from snrmix.data.sites import patch_sides, read_sites
+    from snrmix.images.encoder import on_device
+    from snrmix.images.encoders import resolve_encoder
 
     adata, encoder = anndata.read_h5ad(options.section / "section.h5ad"), resolve_encoder(options.encoder)
     sites = read_sites(adata, with_images=False)
@@ -158,7 +152,7 @@ def correlations(adata, truth: np.ndarray, hidden: np.ndarray) -> dict:
 
 def grow(options) -> dict:
     """Grow the section and write it: image, log-normalised counts with the mask of measured bins, and the truth."""
-    from snrmix._histology import MARGIN_UM, Slide, grow_tissue, stain
+    from snrmix.datasets.tissue import MARGIN_UM, Slide, grow_tissue, stain
 
     options.section.mkdir(parents=True, exist_ok=True)
     started = clock()
@@ -203,7 +197,7 @@ def write_pyramid(coarse: np.ndarray, path: Path) -> None:
 
 def express(rng: np.random.Generator, slide, maps, n_bins: int, n_genes: int) -> tuple[anndata.AnnData, np.ndarray]:
     """Log-normalised counts of the bins with most tissue, and the log of their true rates, float16, (genes, bins)."""
-    from snrmix.datasets import TISSUES, _expected_rates, _gene_names
+    from snrmix.datasets.synthetic import TISSUES, _expected_rates, _gene_names
 
     side = int(slide.width_um // BIN_UM)
     row, column = (index.ravel() for index in np.indices((side, side)))

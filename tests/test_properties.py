@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import snrmix
-from snrmix.graph import spatial_neighbours
-from snrmix.sites import read_sites
+from snrmix.data.sites import read_sites
+from snrmix.plan.graph import spatial_neighbours
 
 few = settings(
     max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

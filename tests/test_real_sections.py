@@ -13,8 +13,8 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 import snrmix
-from snrmix.graph import spatial_neighbours
-from snrmix.sites import read_sites
+from snrmix.data.sites import read_sites
+from snrmix.plan.graph import spatial_neighbours
 
 UM = {"visium_muscle_2dpi": 100, "visium_crc": 100}
 UM |= dict.fromkeys(("st_mob_1", "st_mob_2", "st_her2_B4", "st_her2_C2", "st_her2_C3"), 200)

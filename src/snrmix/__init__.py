@@ -23,7 +23,7 @@ _LAZY = {
     "Losses": "snrmix.engine.losses",
     "Training": "snrmix.engine.options",
     "Finetuning": "snrmix.engine.options",
-    "Encoder": "snrmix.images.encoders",
+    "Encoder": "snrmix.images.encoder",
 }
 _MODULES = ("datasets", "io", "pl", "pp", "tl")
 __all__ = [*_MODULES, *_LAZY]

@@ -112,7 +112,7 @@ def run_impute(input: str, output: str, **options) -> None:
     if target.suffix == ".zarr":
         data.write_zarr(target) if hasattr(data, "write_zarr") else data.write(target)
     else:
-        from snrmix.sites import read_table
+        from snrmix.data.table import read_table
 
         read_table(data, options.get("table_key")).write_h5ad(target)
     print(f"Wrote {target}.")
@@ -142,7 +142,7 @@ def read(path: Path):
 
 def parse_genes(text: str, data, table_key: str | None):
     """A number, a var column, or a list of names."""
-    from snrmix.sites import read_table
+    from snrmix.data.table import read_table
 
     if text.isdigit():
         return int(text)

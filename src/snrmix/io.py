@@ -14,8 +14,8 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix._result import result_table
-from snrmix.embedding import CACHE_KEY
+from snrmix.data.embedding_cache import CACHE_KEY
+from snrmix.data.results import result_table
 
 FRAMES = ("obs", "var")
 

@@ -98,7 +98,7 @@ def test_clusters_are_used_where_regions_are_missing_and_only_there(section, mis
 
 
 def test_smallest_allowed_libraries_leave_no_fold_empty():
-    """`snrmix.splits.choose_folds` allows as many folds as half the spots of the smallest library."""
+    """`snrmix.plan.splits.choose_folds` allows as many folds as half the spots of the smallest library."""
     rng = np.random.default_rng(0)
     library = np.repeat([0, 1], [10, 60])
     positions = rng.uniform(0, 8, (70, 2))

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from snrmix.data.sites import read_sites
 from snrmix.engine import patches as patches_module
 from snrmix.engine.patches import PatchStore, allocate
-from snrmix.images.patches import read_patches
-from snrmix.sites import read_sites
+from snrmix.plan.patches import read_patches
 
 
 def pixels_of(n=12, scales=2, size=8, seed=0):
@@ -65,7 +65,8 @@ def test_a_folder_that_is_absent_is_refused(tmp_path):
 
 def test_patches_are_those_that_are_embedded(tissue):
     """With an encoder that returns the pixels, the embedding is the patches."""
-    from snrmix.embedding import compute_embedding, patch_sides
+    from snrmix.data.embedding import compute_embedding
+    from snrmix.data.sites import patch_sides
     from snrmix.images import Encoder
 
     sites, scales = read_sites(tissue), (1.15, 2.3)
@@ -79,7 +80,7 @@ def test_patches_are_those_that_are_embedded(tissue):
 
 
 def test_a_file_holds_the_same_patches_as_memory(tissue, monkeypatch):
-    from snrmix.embedding import patch_sides
+    from snrmix.data.sites import patch_sides
 
     sites = read_sites(tissue)
     sides = patch_sides(sites, (2.3,))

@@ -1,5 +1,7 @@
+from snrmix.images.colour import colour_statistics
 from snrmix.images.crops import read_crops
-from snrmix.images.encoders import ENCODERS, Encoder, colour_statistics, resolve_encoder
+from snrmix.images.encoder import Encoder
+from snrmix.images.encoders import ENCODERS, resolve_encoder
 from snrmix.images.source import Level, SectionImage, open_image
 
 __all__ = [

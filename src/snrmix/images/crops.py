@@ -74,11 +74,6 @@ def _slices(pixels, start: np.ndarray, stop: np.ndarray) -> list[np.ndarray]:
     return padded
 
 
-def to_uint8(pixels):
-    """Conversion of a region of a level's ``pixels`` to uint8 RGB: they are that already."""
-    return np.asarray
-
-
 def _resize(region: np.ndarray, box: tuple, size: int) -> np.ndarray:
     from PIL import Image
 

@@ -8,7 +8,7 @@ import torch
 
 from snrmix._names import closest
 from snrmix._torchvision import mend_torchvision
-from snrmix.images.encoders import Encoder, in_short
+from snrmix.images.encoder import Encoder, in_short
 from snrmix.images.modules import Pooled
 
 OLDEST_TIMM = (1, 0, 26)  # from here on, no checkpoint can run code when it is read

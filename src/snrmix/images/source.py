@@ -66,9 +66,9 @@ def patch_pixels(image: SectionImage, sides: np.ndarray, size: int) -> np.ndarra
     return np.array([side * image.level_for(side, size).scale.min() for side in sides])
 
 
-def scaling(factor: float, factor_y: float | None = None) -> np.ndarray:
+def scaling(factor: float) -> np.ndarray:
     """Affine matrix, shape (2, 3), of a pure scaling."""
-    return np.array([[factor, 0.0, 0.0], [0.0, factor if factor_y is None else factor_y, 0.0]])
+    return np.array([[factor, 0.0, 0.0], [0.0, factor, 0.0]])
 
 
 def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> SectionImage:

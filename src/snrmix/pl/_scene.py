@@ -10,9 +10,8 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.images.crops import to_uint8
+from snrmix.data.sites import Sites, read_sites
 from snrmix.images.source import SectionImage
-from snrmix.sites import Sites, read_sites
 
 BACKDROP_PX = 1200  # the image is drawn with about this many pixels along the tissue
 MARGIN = 1.5  # around the spots, in pitches
@@ -143,7 +142,7 @@ def scene_on_image(image: SectionImage, library: str, rows: np.ndarray, position
     if left == right or top == bottom:  # all spots are off the image
         return Scene(library, rows, spots, pitch, bounds)
     step = max(1, max(right - left, bottom - top) // BACKDROP_PX)
-    pixels = to_uint8(level.pixels)(np.asarray(level.pixels[top:bottom:step, left:right:step]))
+    pixels = np.asarray(level.pixels[top:bottom:step, left:right:step])
     reach = (left, left + pixels.shape[1] * step, top + pixels.shape[0] * step, top)
     return Scene(library, rows, spots, pitch, bounds, pixels, reach)
 

@@ -35,7 +35,7 @@ def benchmark(result: pd.DataFrame, *, reference: str | None = None, show: bool 
     """
     import matplotlib.pyplot as plt
 
-    from snrmix.tl.benchmark import summarise
+    from snrmix.tl.summarise import summarise
 
     if not isinstance(result, pd.DataFrame):
         raise TypeError(f"result must be what snrmix.tl.benchmark returns, not {type(result).__name__}.")

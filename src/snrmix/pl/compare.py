@@ -5,16 +5,17 @@ from anndata import AnnData
 from scipy import sparse
 
 from snrmix._names import closest, listing
-from snrmix._result import gene_flags, result_table
-from snrmix.expression import TARGET_SUM, matrix_of
-from snrmix.lattice import ADDED, nearest_distance
+from snrmix.data.expression import TARGET_SUM
+from snrmix.data.lattice import ADDED, nearest_distance
+from snrmix.data.results import gene_flags, result_table
+from snrmix.data.table import matrix_of
 from snrmix.pl._figure import GREY, INK, finish
 from snrmix.pl._scene import Scene, read_scene
 
 PANEL_INCHES = 3.3
 MANY_SPOTS = 10_000  # from here on discs overlap, so that no lattice of gaps shows through
 OBSERVED_SIZE, OBSERVED_COLOUR = 0.35, "#8a8a8a"  # of observed spots among the uncertain ones
-SCORES = {  # by kind of model, see `snrmix.libraries.Part`
+SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
     "own": "out-of-fold Pearson",
     "shared": "shared model, out-of-fold Pearson",
     "leave-library-out": "other slides left out: Pearson",

@@ -7,12 +7,12 @@ from numbers import Integral
 import numpy as np
 
 from snrmix._names import closest, listing
-from snrmix.embedding import DEFAULT_SCALES, _check_scales, patch_sides
+from snrmix.data.embedding import DEFAULT_SCALES, check_scales
+from snrmix.data.sites import Sites, patch_sides, read_sites
 from snrmix.images.crops import read_crops
 from snrmix.images.source import Level, SectionImage, patch_pixels
 from snrmix.pl._figure import GREY, INK, finish
 from snrmix.pl._scene import Scene, choose_library, scene_on_image
-from snrmix.sites import Sites, read_sites
 
 CROP_INCHES = 1.35
 SECTION_INCHES = (3.5, 6.5)  # its least and its greatest width
@@ -77,7 +77,7 @@ def crops(
     --------
     >>> snrmix.pl.crops(adata, n=4)
     """
-    scales = _check_scales(scales)
+    scales = check_scales(scales)
     if not isinstance(size, Integral) or size < 1:
         raise ValueError(f"size={size!r} must be a positive number of pixels.")
     found = read_sites(

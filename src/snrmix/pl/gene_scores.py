@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix._result import gene_column, gene_flags, result_table
+from snrmix.data.results import gene_column, gene_flags, result_table
 from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute again; it scores every gene on held-out spots"

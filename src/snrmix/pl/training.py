@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix._names import listing
-from snrmix._result import result_table
+from snrmix.data.results import result_table
 from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
 
 CURVES = {"train_loss": "training loss", "validation_mse": "held-out squared error"}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix._result import gene_column, result_table
+from snrmix.data.results import gene_column, result_table
 from snrmix.pl._figure import GREY, INK, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute with kriging, which weighs it against the network gene by gene"

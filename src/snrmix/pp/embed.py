@@ -3,9 +3,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from snrmix.embedding import DEFAULT_SCALES, choose_device, compute_embedding, read_cache, write_cache
-from snrmix.estimate import check_embedding
-from snrmix.sites import read_sites, read_table
+from snrmix.data.embedding import DEFAULT_SCALES, compute_embedding
+from snrmix.data.embedding_cache import read_cache, write_cache
+from snrmix.data.sites import read_sites
+from snrmix.data.table import read_table
+from snrmix.plan.cost import check_embedding
+from snrmix.plan.options import choose_device
 
 
 def embed_histology(

@@ -6,9 +6,10 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.data.expression import MIN_MEASURED, read_measured
+from snrmix.data.sites import Sites, read_sites
+from snrmix.data.table import read_table
 from snrmix.engine.folds import single_split
-from snrmix.expression import MIN_MEASURED, read_measured
-from snrmix.sites import Sites, read_sites, read_table
 
 KINDS = ("random", "block", "library")
 

@@ -1,41 +1,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from snrmix._log import logger, quiet
 from snrmix._names import closest, listing
-from snrmix.embedding import choose_device
-from snrmix.engine.fit import SectionFit, Settings
-from snrmix.engine.folds import Fold
-from snrmix.engine.kriging.krige import krige_section
+from snrmix.data.expression import read_expression, read_measured
+from snrmix.data.table import read_table
+from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import MIXINGS, Mixing, resolve_mixing
-from snrmix.engine.network.crossfit import fit_network
-from snrmix.engine.scores.baselines import ridge, spatial_knn
+from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.scores.metrics import gene_scores
-from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
-from snrmix.engine.section import Section
-from snrmix.expression import read_expression, read_measured
-from snrmix.graph import spatial_neighbours
-from snrmix.libraries import Part, plan_models
+from snrmix.plan.options import choose_device, training_options
+from snrmix.plan.parts import Part, plan_models
+from snrmix.plan.source import read_source
 from snrmix.pp.hold_out import hold_out
-from snrmix.prepare import read_source
-from snrmix.sites import read_table
-from snrmix.splits import settle_neighbours
-from snrmix.tl.impute import training_options
+from snrmix.tl._methods import NEED_NO_IMAGE, Case, Predict, available_methods
+from snrmix.tl.summarise import OURS, _Summary, summarise
 
-OURS = "snrmix"
 SPLIT_OPTIONS = ("kind", "share", "library", "n_blocks", "random_state")
 HELD_OUT = "snrmix_benchmark"
 NOT_OPTIONS = ("kriging", "fill", "key_added", "copy")
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 
 
 def benchmark(
@@ -150,230 +139,6 @@ def benchmark(
         result[column] = pd.Categorical(result[column], result[column].unique())
     result.attrs = {"summary": _Summary(summarise(result)), "splits": sizes}
     return result
-
-
-def summarise(result: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
-    """Put the rows of `snrmix.tl.benchmark` together: one row per method.
-
-    Parameters
-    ----------
-    result
-        Of `snrmix.tl.benchmark`, or a part of it.
-    reference
-        The method that others are compared with; ``None``: ``"snrmix"``, or without it the one of lowest error.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per method, the best first.
-
-        ``mse_ratio``
-            Squared error as a share of the mean's: a ratio of sums over genes, averaged over splits.
-        ``pearson``
-            Mean over genes and splits.
-        ``difference``
-            ``mse_ratio`` less that of the reference on the same split, averaged over splits: above 0, the reference is
-            better.
-        ``standard_error``, ``low``, ``high``
-            Of ``difference``; ``low`` to ``high`` is its 95 % confidence interval by Student's t over splits, which
-            treats splits as independent although they share spots. With a single split both come from resampling genes,
-            and say nothing about other splits.
-
-        ``attrs["reference"]`` names the reference, ``attrs["n_splits"]`` the number of splits.
-
-    Raises
-    ------
-    KeyError, ValueError
-        When columns are missing, a method was not run on every split, or there is no such reference.
-    """
-    columns = ("split", "method", "gene", "mse", "mse_mean", "pearson")
-    missing = [name for name in columns if name not in result]
-    if missing:
-        raise KeyError(f"result lacks columns {listing(missing)}; pass what snrmix.tl.benchmark returned.")
-    if not len(result):
-        raise ValueError("result has no rows; pass what snrmix.tl.benchmark returned.")
-    by_split = result.groupby(["split", "method"], observed=True, sort=False)
-    sums = by_split[["mse", "mse_mean"]].sum()
-    ratio = (sums["mse"] / sums["mse_mean"]).unstack("split")
-    if ratio.isna().to_numpy().any():
-        raise ValueError("not every method was run on every split; differences would not be paired.")
-    if reference is None:
-        reference = OURS if OURS in ratio.index else ratio.mean(axis=1).idxmin()
-    if reference not in ratio.index:
-        raise KeyError(
-            f"reference={reference!r} is not a method of this result; it has {listing(ratio.index)}."
-            f"{closest(reference, ratio.index)}"
-        )
-    difference = ratio - ratio.loc[reference]
-    spread = _over_splits(difference) if ratio.shape[1] > 1 else _over_genes(result, reference)
-    pearson = by_split["pearson"].mean().unstack("split").mean(axis=1)
-    summary = pd.DataFrame({"mse_ratio": ratio.mean(axis=1), "pearson": pearson, "difference": difference.mean(axis=1)})
-    summary = summary.join(spread).sort_values("mse_ratio", kind="stable")
-    summary.index = pd.Index(summary.index.astype(str), name="method")
-    summary.attrs = {"reference": str(reference), "n_splits": ratio.shape[1]}
-    return summary
-
-
-class _Summary(pd.DataFrame):
-    """A table that is equal to another or not, in one answer: pandas compares ``attrs`` whenever it joins tables."""
-
-    def __eq__(self, other):
-        return isinstance(other, pd.DataFrame) and self.equals(other)
-
-    def __deepcopy__(self, memo=None):
-        return _Summary(self.copy())
-
-
-def _over_splits(difference: pd.DataFrame) -> pd.DataFrame:
-    """Standard error and confidence interval of the mean over columns."""
-    from scipy.stats import t
-
-    n = difference.shape[1]
-    error = difference.std(axis=1, ddof=1) / np.sqrt(n)
-    reach = t.ppf((1 + CONFIDENCE) / 2, n - 1) * error
-    mean = difference.mean(axis=1)
-    return pd.DataFrame({"standard_error": error, "low": mean - reach, "high": mean + reach})
-
-
-def _over_genes(result: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The same for a single split, by resampling genes together for all methods."""
-    mse = result.pivot_table(index="method", columns="gene", values="mse", observed=True, sort=False)
-    mean = result.groupby("gene", observed=True)["mse_mean"].first()[mse.columns].to_numpy()
-    n = mse.shape[1]
-    count = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    difference = (mse.to_numpy() - mse.loc[reference].to_numpy()) @ count.T / (count @ mean)
-    low, high = np.quantile(difference, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
-    return pd.DataFrame({"standard_error": difference.std(axis=1), "low": low, "high": high}, index=mse.index)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One split, and what its methods share: networks are trained once, when first needed.
-
-    Parameters
-    ----------
-    part
-        A model of the spots that stay measured.
-    hidden
-        Indices of the sites to predict, ascending.
-    settings
-        As for `snrmix.engine.fit.fit_section`.
-    named_mixing
-        Whether the mixing was chosen by name, so that its number of neighbours may be lowered for a small section.
-    """
-
-    part: Part
-    hidden: np.ndarray
-    settings: Settings
-    named_mixing: bool
-
-    @property
-    def section(self) -> Section:
-        """What the engine sees."""
-        return self.part.prepared.section
-
-    @property
-    def folds(self) -> list[Fold]:
-        """Of the measured spots."""
-        return self.part.folds
-
-    @property
-    def first_folds(self) -> list[Fold]:
-        """Folds of the first repeat."""
-        return [fold for fold in self.folds if fold.repeat == 0]
-
-    @cached_property
-    def fit(self) -> SectionFit:
-        """What `snrmix.tl.impute` makes of the split."""
-        return self.part.fit(replace(self.settings, mixing=self.mixing))
-
-    @property
-    def mixing(self) -> Mixing:
-        """The default mixing."""
-        return settle_neighbours(self.settings.mixing, self.folds, chosen=not self.named_mixing)
-
-    def network(self, mixing: Mixing | None = None) -> np.ndarray:
-        """Predictions of the networks with a mixing strategy, by default that of the settings."""
-        section, settings = self.section, self.settings
-        mixing = self.mixing if mixing is None else settle_neighbours(mixing, self.folds, chosen=False)
-        name = repr(mixing)
-        if name not in self._networks:
-            fit = self.fit.network if "fit" in self.__dict__ and mixing == self.mixing else None
-            if fit is None:
-                fit = fit_network(section, self.folds, mixing, settings.losses, settings.training, settings.seed)
-            self._networks[name] = fit.predict(section.features[section.unmeasured])
-        return self._networks[name]
-
-    @cached_property
-    def _networks(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def at_hidden(self, predicted: np.ndarray) -> np.ndarray:
-        """The rows of the hidden sites among those of all unmeasured ones."""
-        return predicted[np.searchsorted(self.section.unmeasured, self.hidden)]
-
-    @cached_property
-    def means(self) -> np.ndarray:
-        """Mean of the measured spots of each hidden site's library, or of all where it has none, (hidden, genes)."""
-        section, own = self.section, self.section.library[self.section.measured]
-        means = np.empty((len(self.hidden), section.expression.shape[1]))
-        for code in np.unique(section.library[self.hidden]):
-            rows = own == code if (own == code).any() else slice(None)
-            means[section.library[self.hidden] == code] = section.expression[rows].mean(0, dtype=np.float64)
-        return means
-
-
-def _mean(case: Case) -> np.ndarray:
-    return case.means
-
-
-def _spatial_knn(case: Case) -> np.ndarray:
-    section = case.section
-    return spatial_knn(section.positions, section.library, section.measured, case.hidden, section.expression)
-
-
-def _graph_smoothing(case: Case) -> np.ndarray:
-    section = case.section
-    walk = random_walk(spatial_neighbours(section.positions, section.library, NEIGHBOURS))
-    return graph_smoothing(walk, section.measured, section.expression, case.first_folds, case.hidden)
-
-
-def _ridge(case: Case) -> np.ndarray:
-    return ridge(case.section.features, case.section.measured, case.hidden, case.section.expression)
-
-
-def _kriging(case: Case) -> np.ndarray:
-    kriged = krige_section(case.section, [], case.settings.device, apart=case.part.elsewhere)
-    return case.at_hidden(kriged.predicted)
-
-
-def _network(case: Case, mixing: str | None = None) -> np.ndarray:
-    return case.at_hidden(case.network(None if mixing is None else MIXINGS[mixing]()))
-
-
-def _ours(case: Case) -> np.ndarray:
-    return case.at_hidden(case.fit.predicted)
-
-
-Predict = Callable[[Case], np.ndarray]
-METHODS: dict[str, Predict] = {
-    "mean": _mean,
-    "spatial kNN": _spatial_knn,
-    "graph smoothing": _graph_smoothing,
-    "ridge": _ridge,
-    "kriging": _kriging,
-    "network": _network,
-    OURS: _ours,
-}
-NEED_NO_IMAGE = ("mean", "spatial kNN", "graph smoothing", "kriging", OURS)
-
-
-def available_methods() -> dict[str, Predict]:
-    """All methods by name, those with a mixing strategy after the default network."""
-    on_features = [name for name, strategy in MIXINGS.items() if not strategy().needs_pixels]
-    strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in on_features}
-    names = [name for name in METHODS if name != OURS]
-    return {name: METHODS[name] for name in names} | strategies | {OURS: METHODS[OURS]}
 
 
 def _read_splits_and_methods(splits, methods) -> tuple[dict[str, Predict], dict[str, dict]]:

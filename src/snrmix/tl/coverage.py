@@ -7,12 +7,13 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix._names import listing
-from snrmix._result import check_libraries, result_table
+from snrmix.data.expression import read_expression
+from snrmix.data.results import check_libraries, models_of, result_table
+from snrmix.data.sites import Sites, read_sites
+from snrmix.data.table import matrix_of, read_mask
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.neighbours import distance_to_measured
-from snrmix.expression import matrix_of, read_expression, read_mask
-from snrmix.sites import Sites, read_sites
-from snrmix.tl.interval import interval, models_of
+from snrmix.tl.interval import interval
 
 QUARTERS = 4
 SHALLOW_SHARE = 10

@@ -1,27 +1,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial, wraps
 
 import numpy as np
 
 from snrmix._log import logger
-from snrmix._names import closest, listing
-from snrmix.embedding import CACHE_KEY, DEFAULT_SCALES, choose_device
+from snrmix.data.embedding import DEFAULT_SCALES
+from snrmix.data.embedding_cache import CACHE_KEY
+from snrmix.data.results import UNITS, names_of
+from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import check_pixels, resolve_mixing
-from snrmix.engine.options import Finetuning, Training
-from snrmix.estimate import check_run
+from snrmix.engine.options import Finetuning
 from snrmix.images import resolve_encoder
-from snrmix.libraries import plan_models
-from snrmix.prepare import Source, read_source
-from snrmix.presets import apply_preset
-from snrmix.sites import read_table
-from snrmix.splits import settle_neighbours
-from snrmix.tl.finetuning import finetuning_options
-from snrmix.tl.write import UNITS, Model, check_memory, library_scores, names_of, overall, write
+from snrmix.plan.cost import check_memory, check_run
+from snrmix.plan.options import _seed, choose_device, finetuning_options, training_options
+from snrmix.plan.parts import plan_models
+from snrmix.plan.presets import apply_preset
+from snrmix.plan.source import Source, read_source
+from snrmix.plan.splits import settle_neighbours
+from snrmix.tl.write import Model, library_scores, overall, write
 
 
 def takes_preset(function):
@@ -269,29 +270,6 @@ def impute(
     write(result, source, models, fill, key_added, parameters)
     report(source, models, key_added, fill)
     return result if copy else None
-
-
-def training_options(extra: dict, **given) -> Training:
-    """`Training` from keyword arguments.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an unknown name, or a value out of range.
-    """
-    known = [f.name for f in fields(Training)]
-    for name in extra:
-        if name not in known:
-            raise TypeError(
-                f"impute() got an unexpected keyword argument {name!r}.{closest(name, known)} Training options: {listing(known, 20)}."
-            )
-    return Training(**given, **extra)
-
-
-def _seed(random_state) -> int:
-    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
-        raise ValueError(f"random_state={random_state!r} must be a whole number from 0 up.")
-    return int(random_state)
 
 
 def _check_output(table, fill: str, key: str) -> None:

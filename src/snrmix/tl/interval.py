@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-from anndata import AnnData
 
-from snrmix._result import result_table
+from snrmix.data.results import models_of, result_table
 from snrmix.engine.conformal import NORMAL_90
 
 
@@ -57,12 +56,3 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
             end[rows] = np.maximum(values[rows] + sds[group] * sd[rows], 0)
         ends.append(end)
     return tuple(ends)
-
-
-def models_of(table: AnnData, key: str) -> list[tuple[np.ndarray | slice, np.ndarray]]:
-    """Rows that a model predicted, and which row of the calibration it has for every gene, -1 where it has none."""
-    if f"{key}_model" not in table.obs:
-        return [(slice(None), table.var[f"{key}_calibration"].to_numpy())]
-    model, groups = table.obs[f"{key}_model"].to_numpy(str), np.asarray(table.varm[f"{key}_calibration"])
-    names = np.atleast_1d(table.uns[key]["models"])
-    return [(np.flatnonzero(model == name), group) for name, group in zip(names, groups.T, strict=True)]

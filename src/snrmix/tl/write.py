@@ -1,41 +1,18 @@
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import asdict, is_dataclass
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from snrmix.embedding import write_cache
+from snrmix.data.embedding_cache import write_cache
+from snrmix.data.results import UNITS, versions
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import SectionFit
 from snrmix.engine.scores.by_library import Scores
-from snrmix.libraries import Part
-from snrmix.prepare import Source
-
-PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
-UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
-
-
-def check_memory(table: AnnData, copies: int = 2) -> None:
-    """Refuse what would not fit: layers have the full shape of the table.
-
-    Raises
-    ------
-    ValueError
-        When ``copies`` float32 layers need more than 80 % of the memory that is free.
-    """
-    import psutil
-
-    needed, free = copies * 4 * table.n_obs * table.n_vars, psutil.virtual_memory().available
-    if needed > 0.8 * free:
-        raise ValueError(
-            f"layers of {table.n_obs} x {table.n_vars} values need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are "
-            "free. Log-normalise first (sc.pp.normalize_total, sc.pp.log1p), then subset to the genes you want: "
-            "adata = adata[:, genes].copy()."
-        )
-
+from snrmix.plan.parts import Part
+from snrmix.plan.source import Source
 
 Model = tuple[Part, SectionFit]
 
@@ -84,15 +61,6 @@ def write(table: AnnData, source: Source, models: list[Model], fill: str, key: s
     table.uns[key] = record
     if source.embedding is not None:
         write_cache(table, source.sites, source.embedding)
-
-
-def names_of(key: str) -> list[tuple[str, str]]:
-    """Where a result of that name is stored: parts of the object, and names in them."""
-    columns = ("pearson", "mse", "explained", "reliable", "modelled", "weight_network", "weight_kriging", "calibration")
-    return [
-        ("uns", key), ("layers", key), ("layers", f"{key}_sd"), ("obs", f"{key}_measured"), ("obs", f"{key}_model"),
-        ("varm", f"{key}_calibration"), *(("var", f"{key}_{name}") for name in columns),
-    ]  # fmt: skip
 
 
 def remove_earlier(table: AnnData, key: str) -> None:
@@ -264,8 +232,3 @@ def writable(value):
     if isinstance(value, list | tuple) and value and all(isinstance(v, bool | int | float | str) for v in value):
         return np.array(value, dtype=object if any(isinstance(v, str) for v in value) else None)
     return getattr(value, "__name__", type(value).__name__)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}

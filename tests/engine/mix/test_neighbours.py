@@ -21,7 +21,7 @@ from snrmix.engine.network.heads import Heads
 from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import make_targets
 from snrmix.engine.options import Training
-from snrmix.graph import spatial_neighbours
+from snrmix.plan.graph import spatial_neighbours
 
 
 def generator(seed=0):

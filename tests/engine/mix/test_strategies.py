@@ -27,7 +27,7 @@ from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import make_targets
 from snrmix.engine.options import Training
 from snrmix.engine.section import Section
-from snrmix.graph import spatial_neighbours
+from snrmix.plan.graph import spatial_neighbours
 
 NAMES = {
     "none", "mixup", "mixup_without_hesitation", "cutmix", "puzzlemix", "cmixup", "rcmixup", "cellmix", "snr",

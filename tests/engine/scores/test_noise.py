@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from snrmix.data.expression import read_expression, read_measured
+from snrmix.data.sites import read_sites
 from snrmix.engine.counts import log_count_moments
 from snrmix.engine.scores.noise import NEIGHBOURS, explainable_variance, sampling_noise
-from snrmix.expression import read_expression, read_measured
-from snrmix.graph import spatial_neighbours
-from snrmix.sites import read_sites
+from snrmix.plan.graph import spatial_neighbours
 
 
 def exact(expected, scale):

@@ -1,0 +1,176 @@
+"""Histology features of every site, computed once and recognised when they can be reused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from snrmix._log import logger
+from snrmix._names import listing
+from snrmix.data.embedding_cache import CACHE_KEY, describe, is_reusable, made_from
+from snrmix.data.sites import Sites
+from snrmix.images.colour import COLOUR_FEATURES, colour_statistics
+from snrmix.images.crops import read_crops
+from snrmix.images.encoder import Encoder, encode, on_device
+from snrmix.images.encoders import resolve_encoder
+from snrmix.images.patch_grid import Grid, patch_grid
+from snrmix.images.source import Level
+
+DEFAULT_SCALES = (1.15, 2.3, 4.6)
+FEW_PATCHES = 1000  # take no time that would be worth an estimate
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Features of all sites and what they were computed from.
+
+    Parameters
+    ----------
+    features
+        Shape (n, scales x (encoder features + 22)), float16 (float32 where the encoder's values need it), site order.
+    record
+        What ``uns`` keeps: what recognises the features (encoder, scales, fingerprints of the images, hashes of the
+        sites), and ``grid_spacing``, (libraries, scales), in units of the frame: the spacing of the grid of patches that
+        features are interpolated from, 0 where every site has a patch of its own.
+    """
+
+    features: np.ndarray
+    record: dict
+
+    @property
+    def colour_columns(self) -> np.ndarray:
+        """Which features are colour statistics, bool, shape (features,)."""
+        per_scale = self.features.shape[1] // len(self.record["scales"])
+        return np.tile(np.arange(per_scale) >= per_scale - COLOUR_FEATURES, len(self.record["scales"]))
+
+
+def compute_embedding(
+    sites: Sites,
+    encoder="efficientnet_lite0",
+    scales=DEFAULT_SCALES,
+    device: str = "cpu",
+    cached=None,
+    check: Callable[..., None] | None = None,
+) -> Embedding:
+    """Embed the patches around every site, or reuse what is ``cached``.
+
+    Parameters
+    ----------
+    sites
+        With images.
+    encoder
+        See `snrmix.images.resolve_encoder`.
+    scales
+        Sides of the patches in lattice pitches.
+    device
+        torch device of the encoder.
+    cached
+        ``(features in site order, record)`` of an earlier call, or ``None``.
+    check
+        Called before the work begins with ``features`` (of a site, over all scales), ``scales`` (their number),
+        ``patches`` to embed, and ``patch_seconds``, the time that one takes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For scales that are not positive, or an encoder whose output is not (patches, features) and finite.
+    """
+    scales = check_scales(scales)
+    encoder = resolve_encoder(encoder)
+    with on_device(encoder.function, device):
+        record = describe(sites, encoder, scales, device)
+        if cached is not None and is_reusable(cached, record):
+            logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
+            if check is not None:
+                check(features=cached[0].shape[1], scales=len(scales))
+            return Embedding(cached[0], {**record, **made_from(cached[1], record)})
+        _warn_of_unknown_scale(sites)
+        grids = patch_grids(sites, record["patch_side"])
+        if check is not None:
+            patches, features = count_patches(sites, grids), len(record["encoder_probe"]) // 2 + COLOUR_FEATURES
+            seconds = patch_seconds(encoder, device) if patches > FEW_PATCHES else 0.0
+            check(features=features * len(scales), scales=len(scales), patches=patches, patch_seconds=seconds)
+        record["grid_spacing"] = np.array([[grid.spacing if grid else 0.0 for grid in own] for own in grids])
+        return Embedding(_embed(sites, encoder, record["patch_side"], grids, device), record)
+
+
+def check_scales(scales) -> np.ndarray:
+    """Sides of the patches in lattice pitches as an array; refused where they are not positive numbers."""
+    try:
+        values = np.atleast_1d(np.asarray(scales, float))
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"scales={scales!r} must be positive multiples of the spot pitch, e.g. {DEFAULT_SCALES}.")
+    return values
+
+
+def _warn_of_unknown_scale(sites: Sites) -> None:
+    unknown = [name for name, um in zip(sites.libraries, sites.um_per_px, strict=True) if np.isnan(um)]
+    if unknown:
+        logger.warning(
+            "micrometres per pixel unknown for %s: patches are sized in multiples of the spot pitch. "
+            "Pass um_per_px= to set it.", listing(unknown),
+        )  # fmt: skip
+
+
+def patch_grids(sites: Sites, sides: np.ndarray) -> list[list[Grid | None]]:
+    """For every library and scale the grid of patches that is embedded, ``None`` where every site has its own patch.
+
+    Parameters
+    ----------
+    sides
+        See `patch_sides`.
+    """
+    positions = [sites.positions[sites.library == code] for code in range(len(sites.libraries))]
+    return [[patch_grid(own, side) for side in row] for own, row in zip(positions, sides, strict=True)]
+
+
+def count_patches(sites: Sites, grids: list[list[Grid | None]]) -> int:
+    """Patches to cut and encode, over all libraries and scales."""
+    own = np.bincount(sites.library, minlength=len(grids))
+    return sum(len(grid.nodes) if grid else int(n) for n, row in zip(own, grids, strict=True) for grid in row)
+
+
+def patch_seconds(encoder: Encoder, device: str, count: int = 16) -> float:
+    """Time that the encoder takes for a patch, by trying."""
+    crops = np.random.default_rng(0).integers(256, size=(count, encoder.size, encoder.size, 3), dtype=np.uint8)
+    started = time.perf_counter()
+    encode(encoder, crops, device)
+    colour_statistics(crops)
+    return (time.perf_counter() - started) / count
+
+
+def _embed(sites: Sites, encoder: Encoder, sides: np.ndarray, grids, device: str) -> np.ndarray:
+    libraries = []
+    total = count_patches(sites, grids)
+    with tqdm(total=total, desc="embedding histology", unit="patch", leave=False) as progress:
+        for code, image in enumerate(sites.images):
+            positions, scales, level = sites.positions[sites.library == code], [], None
+            for side, grid in zip(sides[code], grids[code], strict=True):
+                wanted = image.level_for(side, encoder.size)
+                if wanted is not level:
+                    level, pixels = wanted, wanted.in_memory()
+                centres = positions if grid is None else grid.nodes
+                features = _embed_scale(centres, pixels, side, encoder, device, progress)
+                scales.append(features if grid is None else grid.at_sites(features))
+            libraries.append(np.concatenate(scales, axis=1))
+    return libraries[0] if len(libraries) == 1 else np.concatenate(libraries)  # sites are sorted by library
+
+
+def _embed_scale(positions, level: Level, side: float, encoder: Encoder, device: str, progress) -> np.ndarray:
+    features = None
+    for chosen, crops in read_crops(level, positions, side, encoder.size, batch=64):
+        values = np.concatenate([encode(encoder, crops, device), colour_statistics(crops)], axis=1)
+        if features is None:
+            dtype = np.float16 if np.abs(values).max() < 1e4 else np.float32
+            features = np.empty((len(positions), values.shape[1]), dtype)
+        if features.dtype == np.float16 and np.abs(values).max() >= 6e4:
+            features = features.astype(np.float32)
+        features[chosen] = values
+        progress.update(len(chosen))
+    return features

@@ -1,0 +1,81 @@
+"""How features are made, so that those of another section mean the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from snrmix._log import logger
+from snrmix._names import listing
+from snrmix.data.embedding_cache import SIDE_TOLERANCE
+from snrmix.data.sites import Sites, patch_sides
+from snrmix.plan.source import Source
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How features are made that the networks understand.
+
+    Parameters
+    ----------
+    encoder
+        Its name; ``None`` with ``use_rep``.
+    probe
+        What it makes of two fixed patches, see `snrmix.images.encoder.probe`.
+    use_rep
+        Key of ``obsm``.
+    width
+        Number of features.
+    scales
+        Sides of the patches in multiples of `snrmix.data.lattice.patch_unit`.
+    sides_um
+        The same in micrometres, shape (scales,); ``None`` where these are unknown, or differ between libraries.
+    """
+
+    encoder: str | None
+    probe: np.ndarray
+    use_rep: str | None
+    width: int
+    scales: tuple[float, ...] = ()
+    sides_um: tuple[float, ...] | None = None
+
+
+def describe_encoding(source: Source, sites: Sites, use_rep: str | None) -> Encoding:
+    """How features were made, of the sites of an object that a model was fitted to."""
+    width = source.features.shape[1]
+    if source.embedding is None:
+        return Encoding(None, np.zeros(0, np.float32), use_rep, width)
+    record, um = source.embedding.record, sites.um_per_px
+    scales = tuple(float(scale) for scale in record["scales"])
+    sides = patch_sides(sites, scales) * um[:, None]
+    agree = np.isfinite(um).all() and np.allclose(sides, sides.mean(0), rtol=SIDE_TOLERANCE)
+    sides_um = tuple(sides.mean(0).tolist()) if agree else None
+    return Encoding(str(record["encoder"]), np.asarray(record["encoder_probe"]), None, width, scales, sides_um)
+
+
+def adapted_scales(encoding: Encoding, sites: Sites) -> list[tuple[float, ...]]:
+    """For every library the multiples that give patches of the physical size that the model was fitted to.
+
+    Where micrometres are not known for both, the same multiples of the pitch.
+    """
+    found = [encoding.scales] * len(sites.libraries)
+    unit_um = patch_sides(sites, [1.0])[:, 0] * sites.um_per_px
+    unknown = [name for name, um in zip(sites.libraries, unit_um, strict=True) if np.isnan(um)]
+    if encoding.sides_um is None or unknown:
+        logger.warning(
+            "patches have the multiples of the spot pitch that the model was fitted with, whatever they measure: "
+            "micrometres per pixel are unknown %s. Pass um_per_px= to set it.",
+            f"here for {listing(unknown)}" if unknown else "there, or its libraries differ in the size of patches",
+        )  # fmt: skip
+    if encoding.sides_um is None:
+        return found
+    for code, um in enumerate(unit_um):
+        scales = np.array(encoding.sides_um) / um
+        if np.isfinite(um) and not np.allclose(scales, encoding.scales, rtol=SIDE_TOLERANCE):
+            found[code] = tuple(scales.tolist())
+            logger.info(
+                "library %r: patches of %s spot pitches, the same size in micrometres as in the fit.",
+                sites.libraries[code], ", ".join(f"{scale:.3g}" for scale in scales),
+            )  # fmt: skip
+    return found

@@ -1,0 +1,1 @@
+"""All that is decided before a fit starts: options, sites, folds, models, cost."""

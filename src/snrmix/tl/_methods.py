@@ -1,0 +1,152 @@
+"""The predictors that a benchmark compares: each from a case, one split, to values at its hidden sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from snrmix.engine.fit import SectionFit, Settings
+from snrmix.engine.folds import Fold
+from snrmix.engine.kriging.krige import krige_section
+from snrmix.engine.mix import MIXINGS, Mixing
+from snrmix.engine.network.crossfit import fit_network
+from snrmix.engine.scores.baselines import ridge, spatial_knn
+from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
+from snrmix.engine.section import Section
+from snrmix.plan.graph import spatial_neighbours
+from snrmix.plan.parts import Part
+from snrmix.plan.splits import settle_neighbours
+from snrmix.tl.summarise import OURS
+
+
+@dataclass(frozen=True)
+class Case:
+    """One split, and what its methods share: networks are trained once, when first needed.
+
+    Parameters
+    ----------
+    part
+        A model of the spots that stay measured.
+    hidden
+        Indices of the sites to predict, ascending.
+    settings
+        As for `snrmix.engine.fit.fit_section`.
+    named_mixing
+        Whether the mixing was chosen by name, so that its number of neighbours may be lowered for a small section.
+    """
+
+    part: Part
+    hidden: np.ndarray
+    settings: Settings
+    named_mixing: bool
+
+    @property
+    def section(self) -> Section:
+        """What the engine sees."""
+        return self.part.prepared.section
+
+    @property
+    def folds(self) -> list[Fold]:
+        """Of the measured spots."""
+        return self.part.folds
+
+    @property
+    def first_folds(self) -> list[Fold]:
+        """Folds of the first repeat."""
+        return [fold for fold in self.folds if fold.repeat == 0]
+
+    @cached_property
+    def fit(self) -> SectionFit:
+        """What `snrmix.tl.impute` makes of the split."""
+        return self.part.fit(replace(self.settings, mixing=self.mixing))
+
+    @property
+    def mixing(self) -> Mixing:
+        """The default mixing."""
+        return settle_neighbours(self.settings.mixing, self.folds, chosen=not self.named_mixing)
+
+    def network(self, mixing: Mixing | None = None) -> np.ndarray:
+        """Predictions of the networks with a mixing strategy, by default that of the settings."""
+        section, settings = self.section, self.settings
+        mixing = self.mixing if mixing is None else settle_neighbours(mixing, self.folds, chosen=False)
+        name = repr(mixing)
+        if name not in self._networks:
+            fit = self.fit.network if "fit" in self.__dict__ and mixing == self.mixing else None
+            if fit is None:
+                fit = fit_network(section, self.folds, mixing, settings.losses, settings.training, settings.seed)
+            self._networks[name] = fit.predict(section.features[section.unmeasured])
+        return self._networks[name]
+
+    @cached_property
+    def _networks(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def at_hidden(self, predicted: np.ndarray) -> np.ndarray:
+        """The rows of the hidden sites among those of all unmeasured ones."""
+        return predicted[np.searchsorted(self.section.unmeasured, self.hidden)]
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """Mean of the measured spots of each hidden site's library, or of all where it has none, (hidden, genes)."""
+        section, own = self.section, self.section.library[self.section.measured]
+        means = np.empty((len(self.hidden), section.expression.shape[1]))
+        for code in np.unique(section.library[self.hidden]):
+            rows = own == code if (own == code).any() else slice(None)
+            means[section.library[self.hidden] == code] = section.expression[rows].mean(0, dtype=np.float64)
+        return means
+
+
+def _mean(case: Case) -> np.ndarray:
+    return case.means
+
+
+def _spatial_knn(case: Case) -> np.ndarray:
+    section = case.section
+    return spatial_knn(section.positions, section.library, section.measured, case.hidden, section.expression)
+
+
+def _graph_smoothing(case: Case) -> np.ndarray:
+    section = case.section
+    walk = random_walk(spatial_neighbours(section.positions, section.library, NEIGHBOURS))
+    return graph_smoothing(walk, section.measured, section.expression, case.first_folds, case.hidden)
+
+
+def _ridge(case: Case) -> np.ndarray:
+    return ridge(case.section.features, case.section.measured, case.hidden, case.section.expression)
+
+
+def _kriging(case: Case) -> np.ndarray:
+    kriged = krige_section(case.section, [], case.settings.device, apart=case.part.elsewhere)
+    return case.at_hidden(kriged.predicted)
+
+
+def _network(case: Case, mixing: str | None = None) -> np.ndarray:
+    return case.at_hidden(case.network(None if mixing is None else MIXINGS[mixing]()))
+
+
+def _ours(case: Case) -> np.ndarray:
+    return case.at_hidden(case.fit.predicted)
+
+
+Predict = Callable[[Case], np.ndarray]
+METHODS: dict[str, Predict] = {
+    "mean": _mean,
+    "spatial kNN": _spatial_knn,
+    "graph smoothing": _graph_smoothing,
+    "ridge": _ridge,
+    "kriging": _kriging,
+    "network": _network,
+    OURS: _ours,
+}
+NEED_NO_IMAGE = ("mean", "spatial kNN", "graph smoothing", "kriging", OURS)
+
+
+def available_methods() -> dict[str, Predict]:
+    """All methods by name, those with a mixing strategy after the default network."""
+    on_features = [name for name, strategy in MIXINGS.items() if not strategy().needs_pixels]
+    strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in on_features}
+    names = [name for name in METHODS if name != OURS]
+    return {name: METHODS[name] for name in names} | strategies | {OURS: METHODS[OURS]}

@@ -1,0 +1,521 @@
+"""Several slides in one object: a model of each, a shared one, and slides that have an image alone."""
+
+import logging
+import re
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import snrmix
+from snrmix.cli import main
+from snrmix.engine.folds import Fold
+from snrmix.plan.splits import settle_neighbours
+
+FAST = {"encoder": "colour", "max_epochs": 2, "n_folds": 2}
+LONGER = {"encoder": "colour", "max_epochs": 15, "n_folds": 3}
+RARE = "gene_3"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two slides that differ in size, image scale and tissue; a gene is rare on one of them. Embedded."""
+    slides = {}
+    for name, n_rows, px, seed in (("left", 12, 16, 0), ("right", 10, 24, 1)):
+        slide = snrmix.datasets.synthetic_tissue(n_rows, 30, image_px_per_pitch=px, random_state=seed)
+        slide.obs["library_id"] = name
+        slide.uns["spatial"][name] = slide.uns["spatial"].pop("synthetic")
+        slide.obs_names = f"{name}_" + slide.obs_names
+        slide.var_names = [f"gene_{i}" for i in range(30)]
+        slides[name] = slide
+    both = anndata.concat(slides, uns_merge="unique")
+    counts = both.X.toarray()
+    on_left = np.flatnonzero(both.obs["library_id"] == "left")
+    counts[on_left, 3] = 0
+    counts[on_left[:3], 3] = 2
+    counts[on_left, 5] = counts[on_left].sum(1) / 50
+    both.X = np.rint(counts)
+    both.obs["measured"] = np.random.default_rng(0).random(both.n_obs) < 0.6
+    snrmix.pp.embed_histology(both, encoder="colour")
+    return both
+
+
+@pytest.fixture(scope="module")
+def separate(pair):
+    """Both imputed in one call, each with its own model."""
+    return snrmix.tl.impute(pair, measured="measured", n_repeats=2, copy=True, **FAST)
+
+
+@pytest.fixture(scope="module")
+def strips():
+    """A section cut in strips that four slides take in turn: slides of one tissue. No spot of ``"d"`` is measured."""
+    tissue = snrmix.datasets.synthetic_tissue(32, 60, image_px_per_pitch=16, random_state=0)
+    image = tissue.uns["spatial"].pop("synthetic")
+    slide = tissue.obs["array_col"].to_numpy() // 8 % 4
+    tissue.obs["library_id"] = np.array(list("abcd"))[slide]
+    tissue.uns["spatial"] = dict.fromkeys("abcd", image)
+    tissue.obs["measured"] = slide < 3
+    snrmix.pp.embed_histology(tissue, encoder="colour")
+    return tissue
+
+
+@pytest.fixture(scope="module")
+def few_strips(strips):
+    """A third of their spots."""
+    return strips[::3].copy()
+
+
+@pytest.fixture(scope="module")
+def with_image_alone(strips):
+    """All four imputed; the last is predicted from the others."""
+    return snrmix.tl.impute(strips, measured="measured", fill="all", copy=True, **LONGER)
+
+
+def of(adata, name):
+    return (adata.obs["library_id"] == name).to_numpy()
+
+
+def log_normalised(adata):
+    counts = np.asarray(adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X, float)
+    return np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
+
+
+# A model of each slide
+
+
+@pytest.mark.parametrize("name", ["left", "right"])
+def test_a_slide_gets_what_it_gets_alone(pair, separate, name):
+    rows = of(pair, name)
+    alone = pair[rows].copy()
+    del alone.obsm["X_histology"], alone.uns["X_histology"]
+    snrmix.tl.impute(alone, measured="measured", n_repeats=2, **FAST)
+    for layer in ("snrmix", "snrmix_sd"):
+        np.testing.assert_array_equal(alone.layers[layer], separate.layers[layer][rows])
+    for one, both in zip(snrmix.tl.interval(alone, 0.8), snrmix.tl.interval(separate, 0.8), strict=True):
+        np.testing.assert_array_equal(one, both[rows])
+    record = separate.uns["snrmix"]["libraries"][name]
+    pd.testing.assert_frame_equal(record["scores"], alone.uns["snrmix"]["scores"], check_exact=True)
+    for column in record["genes"]:
+        own = alone.var[f"snrmix_{column}"][record["genes"].index]
+        np.testing.assert_array_equal(record["genes"][column], own)
+    np.testing.assert_array_equal(record["history"]["train_loss"], alone.uns["snrmix"]["history"]["train_loss"])
+    assert record["kind"] == "own" and record["n_spots_scored"] == alone.uns["snrmix"]["n_spots_scored"]
+    held_out = rows & ~pair.obs["measured"].to_numpy()
+    pd.testing.assert_frame_equal(
+        snrmix.tl.coverage(separate, held_out), snrmix.tl.coverage(alone, held_out[rows]), check_exact=True
+    )
+
+
+def test_genes_are_modelled_where_they_are_seen(pair, separate):
+    left, measured = of(pair, "left"), pair.obs["measured"].to_numpy()
+    values, observed = separate[:, RARE].layers["snrmix"][:, 0], log_normalised(pair)[:, 3]
+    np.testing.assert_allclose(values[left & ~measured], observed[left & measured].mean(), rtol=1e-5)
+    np.testing.assert_allclose(values[left & measured], observed[left & measured], rtol=1e-5)
+    assert separate[:, RARE].layers["snrmix"][~left & ~measured].std() > 0
+    assert separate.var["snrmix_modelled"].all()
+    libraries = separate.uns["snrmix"]["libraries"]
+    assert RARE not in libraries["left"]["genes"].index
+    assert separate.var.loc[RARE, "snrmix_mse"] == libraries["right"]["genes"].loc[RARE, "mse"]
+    assert not separate.var.loc[RARE, "snrmix_reliable"]
+    assert len(snrmix.tl.evaluate(separate, ~measured)) == 30
+
+
+def test_number_of_genes_means_those_of_highest_mean_over_all_slides(pair):
+    result = snrmix.tl.impute(pair, measured="measured", genes=6, copy=True, **FAST)
+    mean = log_normalised(pair)[pair.obs["measured"]].mean(0)
+    assert set(np.flatnonzero(result.var["snrmix_modelled"])) == set(np.argsort(-mean)[:6])
+    assert np.isfinite(result.layers["snrmix"][:, result.var["snrmix_modelled"]]).all()
+
+
+def test_which_model_predicts_a_spot(pair, separate, with_image_alone):
+    assert list(separate.obs["snrmix_model"]) == list(pair.obs["library_id"])
+    assert list(separate.uns["snrmix"]["models"]) == ["left", "right"]
+    expected = np.where(of(with_image_alone, "d"), "other slides", with_image_alone.obs["library_id"])
+    assert list(with_image_alone.obs["snrmix_model"]) == list(expected)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
+    result = snrmix.tl.impute(pair, measured="measured", fill="all", share=share, copy=True, **FAST)
+    observed, measured = log_normalised(pair), pair.obs["measured"].to_numpy()
+    genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]
+    places = pair.var_names.get_indexer(genes)
+    found = {"pearson": [], "mse": []}
+    for name in ("left", "right"):
+        rows = measured & of(pair, name)
+        y, f = observed[rows][:, places], result.layers["snrmix"][rows][:, places]
+        found["mse"].append(((y - f) ** 2).mean(0))
+        found["pearson"].append([np.corrcoef(a, b)[0, 1] for a, b in zip(y.T, f.T, strict=True)])
+        table = result.uns["snrmix"]["libraries"][name]["genes"].loc[genes]
+        np.testing.assert_allclose(table["pearson"], found["pearson"][-1], atol=1e-5)
+    for name, values in found.items():
+        np.testing.assert_allclose(result.var.loc[genes, f"snrmix_{name}"], np.mean(values, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_reliable_means_reliable_on_every_measured_slide(pair, monkeypatch, share):
+    every = iter([2, 3])
+    reliable = lambda observed, *rest: np.arange(observed.shape[1]) % next(every) == 0  # noqa: E731
+    monkeypatch.setattr("snrmix.engine.scores.by_library.better_than_all", reliable)
+    genes = [f"gene_{i}" for i in range(10, 22)]
+    result = snrmix.tl.impute(pair, measured="measured", genes=genes, share=share, copy=True, **FAST)
+    assert list(np.flatnonzero(result.var["snrmix_reliable"][genes])) == [0, 6]
+
+
+def test_results_of_several_models_are_drawn(strips, with_image_alone):
+    for draw in (snrmix.pl.training, snrmix.pl.weights, snrmix.pl.gene_scores):
+        assert draw(with_image_alone, show=False).axes
+    assert snrmix.pl.calibration(with_image_alone, of(strips, "d"), show=False).axes
+    curves = with_image_alone.uns["snrmix"]["history"]["validation_mse"]
+    assert len(curves) == 4 * 3  # three folds on each slide, and three slides left out
+
+
+# A shared model
+
+
+def test_a_shared_model_is_one_model(pair, separate):
+    result = separate.copy()
+    snrmix.tl.impute(result, measured="measured", share=True, **FAST)
+    assert "snrmix_model" not in result.obs and "snrmix_calibration" not in result.varm
+    assert "models" not in result.uns["snrmix"] and result.uns["snrmix"]["parameters"]["share"]
+    assert {record["kind"] for record in result.uns["snrmix"]["libraries"].values()} == {"shared"}
+    assert np.isfinite(result.layers["snrmix"]).all()
+    unmeasured = ~pair.obs["measured"].to_numpy()
+    assert np.abs(result.layers["snrmix"] - separate.layers["snrmix"])[unmeasured].mean() > 0.01
+
+
+def test_a_shared_model_learns_from_few_spots_of_another_slide(few_strips):
+    """20 measured spots say little by themselves."""
+    few = few_strips.obs["measured"].to_numpy() & ~of(few_strips, "a")
+    few[np.random.default_rng(0).choice(np.flatnonzero(of(few_strips, "a")), 20, replace=False)] = True
+    hidden = of(few_strips, "a") & ~few
+    error = {}
+    for share in (False, True):
+        result = snrmix.tl.impute(few_strips, measured=few, share=share, genes=20, copy=True, **LONGER)
+        error[share] = snrmix.tl.evaluate(result, hidden).attrs["overall"]["mse_ratio"]
+    assert error[True] < error[False] - 0.05
+
+
+def test_more_folds_than_a_small_slide_has_spots(pair):
+    measured = of(pair, "left")
+    measured[np.flatnonzero(of(pair, "right"))[:20]] = True
+    with pytest.raises(
+        ValueError, match="library 'right': n_folds=12 is too many for 20 measured spots; use at most 10"
+    ):
+        snrmix.tl.impute(pair, measured=measured, n_folds=12, encoder="colour", max_epochs=1, copy=True)
+    result = snrmix.tl.impute(
+        pair, measured=measured, n_folds=12, share=True, encoder="colour", max_epochs=1, copy=True
+    )
+    assert result.uns["snrmix"]["n_spots_scored"] == measured.sum()
+
+
+# Slides without measured spots
+
+
+def test_a_slide_is_predicted_from_the_others_and_says_how_well(strips, with_image_alone):
+    """Its score, from leaving out slides, is about the true one; that within slides is too good."""
+    record, own = with_image_alone.uns["snrmix"]["libraries"]["d"], with_image_alone.uns["snrmix"]["scores"]
+    true = snrmix.tl.evaluate(with_image_alone, of(strips, "d")).attrs["overall"]
+    assert record["kind"] == "leave-library-out" and list(record["held_out"].index) == ["a", "b", "c"]
+    assert true["mse_ratio"] < 0.9
+    assert record["scores"].loc["snrmix", "mse_ratio"] == pytest.approx(true["mse_ratio"], abs=0.05)
+    assert record["scores"].loc["snrmix", "pearson"] == pytest.approx(true["pearson_mean"], abs=0.05)
+    assert own.loc["snrmix", "mse_ratio"] < true["mse_ratio"] - 0.05
+    assert "spatial kNN" not in record["scores"].index
+
+
+def test_intervals_hold_on_a_slide_without_measured_spots(strips, with_image_alone):
+    table = snrmix.tl.coverage(with_image_alone, of(strips, "d"), levels=[0.8, 0.9])
+    overall = table[table["by"] == "all"].set_index("level")["observed"]
+    np.testing.assert_allclose(overall, overall.index, atol=0.04)
+
+
+def test_coverage_tells_slides_apart(strips, with_image_alone):
+    table = snrmix.tl.coverage(with_image_alone, np.ones(strips.n_obs, bool), levels=[0.9])
+    by_library = table[table["by"] == "library"].set_index("group")["observed"]
+    assert list(by_library.index) == list("abcd")
+    np.testing.assert_allclose(by_library, 0.9, atol=0.05)
+
+
+def test_measured_slides_do_not_care_for_others(strips, with_image_alone):
+    rows = of(strips, "b")
+    alone = snrmix.tl.impute(strips[rows].copy(), measured="measured", fill="all", copy=True, **LONGER)
+    np.testing.assert_array_equal(alone.layers["snrmix"], with_image_alone.layers["snrmix"][rows])
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_order_of_rows_changes_nothing(few_strips, share):
+    measured = few_strips.obs["measured"] & (np.arange(few_strips.n_obs) % 3 > 0)
+    expected = snrmix.tl.impute(few_strips, measured=measured.to_numpy(), share=share, genes=8, copy=True, **FAST)
+    order = np.random.default_rng(5).permutation(few_strips.n_obs)
+    shuffled = few_strips[order].copy()
+    snrmix.tl.impute(shuffled, measured=measured.to_numpy()[order], share=share, genes=8, **FAST)
+    for layer in ("snrmix", "snrmix_sd"):
+        np.testing.assert_array_equal(shuffled[few_strips.obs_names].layers[layer], expected.layers[layer])
+    model = {False: ["a", "b", "c", "other slides"], True: ["shared", "other slides"]}
+    assert list(expected.uns["snrmix"]["models"]) == model[share]
+
+
+def test_values_of_a_slide_without_measured_spots_never_matter(few_strips):
+    expected = snrmix.tl.impute(
+        few_strips, measured="measured", genes=list(few_strips.var_names[:8]), copy=True, **FAST
+    )
+    spoilt = few_strips.copy()
+    spoilt.X = spoilt.X.toarray()
+    spoilt.X[of(few_strips, "d")] = np.nan
+    snrmix.tl.impute(spoilt, measured="measured", genes=list(few_strips.var_names[:8]), **FAST)
+    np.testing.assert_array_equal(spoilt.layers["snrmix"], expected.layers["snrmix"])
+
+
+def test_one_measured_slide_cannot_say_how_well_it_does_elsewhere(pair, caplog):
+    with caplog.at_level(logging.WARNING):
+        result = snrmix.tl.impute(pair, measured=of(pair, "left"), genes=10, copy=True, **FAST)
+    assert "library 'right': predicted from library 'left' alone. Scores and intervals come from regions" in caplog.text
+    assert "optimistic" in caplog.text
+    assert result.uns["snrmix"]["libraries"]["right"]["kind"] == "within-library"
+    values = result.layers["snrmix"][of(pair, "right")][:, result.var["snrmix_modelled"]]
+    assert np.isfinite(values).all() and (values.std(0) > 0).mean() > 0.5
+
+
+def test_without_an_image_another_slide_gets_the_mean(pair, caplog):
+    bare = pair.copy()
+    del bare.uns["spatial"], bare.obsm["X_histology"], bare.uns["X_histology"]
+    snrmix.tl.impute(bare, measured=of(pair, "left"), genes=["gene_8", "gene_9"], n_folds=2)
+    assert "library 'right': without an image or use_rep= other libraries tell only the mean" in caplog.text
+    expected = log_normalised(pair)[of(pair, "left")][:, [8, 9]].mean(0)
+    np.testing.assert_allclose(
+        bare.layers["snrmix"][of(pair, "right")][:, [8, 9]], np.tile(expected, (of(pair, "right").sum(), 1)), rtol=1e-4
+    )
+
+
+# Slides with few measured spots
+
+
+@pytest.fixture
+def few(pair):
+    """Three measured spots on one slide."""
+    adata = pair.copy()
+    adata.obs["measured"] &= of(pair, "left")
+    adata.obs.loc[adata.obs_names[of(pair, "right")][:3], "measured"] = True
+    return adata
+
+
+def test_few_measured_spots_are_too_few_for_a_model(few, assert_unchanged):
+    before = few.copy()
+    with pytest.raises(ValueError, match=r"fewer than 20 .*library 'right \(3\)'.*share=True.*unmeasured.*measured="):
+        snrmix.tl.impute(few, measured="measured", **FAST)
+    assert_unchanged(before, few)
+
+
+def test_few_measured_spots_are_no_problem_for_a_shared_model(few, caplog):
+    with caplog.at_level(logging.WARNING):
+        snrmix.tl.impute(few, measured="measured", share=True, fill="all", genes=10, **FAST)
+    assert (
+        "library 'right': predicted from library 'left' and the few measured spots of 'right'. Scores and intervals come "
+        "from regions of library 'left', and are optimistic for another library; 20 or more" in caplog.text
+    )
+    modelled = few.var["snrmix_modelled"].to_numpy()
+    assert np.isfinite(few.layers["snrmix"][:, modelled]).all()
+    assert np.isfinite(few.layers["snrmix_sd"][:, modelled]).all()
+    assert set(few.obs["snrmix_model"][of(few, "right")]) == {"other slides"}
+    assert set(few.obs["snrmix_model"][of(few, "left")]) == {"left"}
+
+
+# Units
+
+
+def test_slides_in_different_units_are_refused(pair):
+    mixed = pair.copy()
+    mixed.X[of(pair, "right")] = log_normalised(pair)[of(pair, "right")]
+    mixed.X[of(pair, "left")] = np.minimum(mixed.X[of(pair, "left")], 15)
+    with pytest.raises(ValueError, match="'left' looks like counts, 'right' looks like log. Say units='counts'"):
+        snrmix.tl.impute(mixed, measured="measured", **FAST)
+
+
+@pytest.mark.parametrize("options", [{"genes": 6}, {"share": True}], ids=["genes", "share"])
+def test_slides_in_different_units_are_named_whatever_is_asked_for(pair, options):
+    mixed = pair.copy()
+    mixed.X[of(pair, "right")] = log_normalised(pair)[of(pair, "right")]
+    with pytest.raises(ValueError, match="'left' looks like counts, 'right' looks like log"):
+        snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
+    mixed.X[of(pair, "right")] *= 100
+    with pytest.raises(ValueError, match="library 'right': the expression is neither integer counts nor"):
+        snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
+
+
+def test_share_is_a_boolean(pair):
+    with pytest.raises(TypeError, match="share='yes' must be True or False"):
+        snrmix.tl.impute(pair, share="yes")
+    with pytest.raises(TypeError, match="share='yes' must be True or False"):
+        snrmix.tl.benchmark(pair, share="yes")
+
+
+# Size of patches
+
+
+UM = 100 / 64  # of the synthetic section
+
+
+def with_grid(spacing: float, zoom: int = 1):
+    """A measured slide "a" and a slide "c" of the same kind with a grid of sites, in pixels ``zoom`` times finer."""
+    measured = snrmix.datasets.synthetic_tissue(12, 20, image_px_per_pitch=16, random_state=0)
+    section = measured.uns["spatial"].pop("synthetic")
+    measured.obs["library_id"] = "a"
+    spots = measured.obsm["spatial"]
+    x, y = (np.arange(low, high, spacing) for low, high in zip(spots.min(0), spots.max(0), strict=True))
+    grid = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    names = [f"c_{i}" for i in range(len(grid))]
+    bare = anndata.AnnData(
+        np.zeros((len(grid), 20), np.float32),
+        obs=pd.DataFrame({"library_id": "c"}, index=names),
+        var=measured.var[[]],
+        obsm={"spatial": grid * zoom},
+    )
+    both = anndata.concat([measured, bare], join="outer", fill_value=np.nan)
+    factors = {"tissue_hires_scalef": section["scalefactors"]["tissue_hires_scalef"] / zoom}
+    both.uns["spatial"] = {"a": section, "c": {"images": section["images"], "scalefactors": factors}}
+    return both
+
+
+def sides(adata, **options):
+    return snrmix.pp.embed_histology(adata, encoder="colour", copy=True, **options).uns["X_histology"]["patch_side"]
+
+
+@pytest.mark.parametrize(("spacing", "zoom"), [(40.0, 1), (64.0, 1), (40.0, 2)])
+def test_patches_of_a_grid_have_the_size_of_those_of_the_array(spacing, zoom, caplog):
+    adata = with_grid(spacing, zoom)
+    both = sides(adata, um_per_px={"a": UM, "c": UM / zoom})
+    np.testing.assert_array_equal(both[:1], sides(adata[of(adata, "a")].copy()))
+    np.testing.assert_allclose(both[1], both[0] * zoom)
+    assert "patches differ in size" not in caplog.text
+
+
+def test_patches_that_differ_in_size_are_a_warning_where_the_scale_is_unknown(caplog):
+    sides(with_grid(64.0))
+    assert "patches differ in size" not in caplog.text
+    sides(with_grid(40.0))
+    assert "are multiples of 64 px in 'a', 40 px in 'c'. Lay the grid of sites at the pitch of the" in caplog.text
+    assert "or give um_per_px=" in caplog.text
+
+
+def test_an_image_may_be_given_for_one_slide_and_stored_for_the_other(pair):
+    stored = pair.uns["spatial"]["right"]
+    adata = pair.copy()
+    del adata.obsm["X_histology"], adata.uns["X_histology"]
+    adata.uns["spatial"]["right"] = {"scalefactors": {}}
+    adata.obsm["spatial"][of(pair, "right")] *= stored["scalefactors"]["tissue_hires_scalef"]
+    image = stored["images"]["hires"]
+    snrmix.pp.embed_histology(adata, encoder="colour", image={"right": image})
+    np.testing.assert_allclose(adata.obsm["X_histology"], pair.obsm["X_histology"], rtol=2e-3, atol=2e-3)
+    with pytest.raises(KeyError, match="no entry for library 'right'; it has 'left', and .* images of 'left'"):
+        snrmix.pp.embed_histology(adata, encoder="colour", image={"left": image})
+    with pytest.raises(KeyError, match="no entry for library 'left', 'right'; it has 'rihgt'"):
+        snrmix.pp.embed_histology(adata, encoder="colour", image={"rihgt": image})
+
+
+def test_neighbours_are_never_fewer_than_the_spot_and_another():
+    folds = [Fold(np.arange(5), np.arange(5, 8))]
+    for count_self in (False, True):
+        mixing = settle_neighbours(snrmix.SNRMixing(k=10, count_self=count_self), folds, chosen=False)
+        assert mixing.k == 1 + count_self
+
+
+# Storage, benchmark, command line
+
+
+@pytest.mark.parametrize("ending", ["h5ad", "zarr"])
+def test_result_survives_a_file_and_subsets(separate, tmp_path, ending):
+    path = tmp_path / f"result.{ending}"
+    getattr(separate, f"write_{ending}")(path)
+    again = getattr(anndata, f"read_{ending}")(path)
+    pd.testing.assert_frame_equal(
+        again.uns["snrmix"]["libraries"]["left"]["genes"], separate.uns["snrmix"]["libraries"]["left"]["genes"]
+    )
+    expected = snrmix.tl.interval(separate, 0.8)
+    part = again[of(again, "right")][:, ::-2].copy()
+    for end, whole in zip(snrmix.tl.interval(part, 0.8), expected, strict=True):
+        np.testing.assert_array_equal(end, whole[of(again, "right")][:, ::-2])
+
+
+def test_benchmark_leaves_out_a_slide_as_impute_does(few_strips):
+    split = {"kind": "library", "library": "c"}
+    result = snrmix.tl.benchmark(few_strips, ["mean", "snrmix"], splits=[split], measured="measured", genes=20, **FAST)
+    hidden = of(few_strips, "c")
+    imputed = snrmix.tl.impute(
+        few_strips, measured=few_strips.obs["measured"].to_numpy() & ~hidden, genes=20, copy=True, **FAST
+    )
+    scores = snrmix.tl.evaluate(imputed, hidden)
+    ours = result[result["method"] == "snrmix"].set_index("gene")
+    for name in ("mse", "mse_mean", "pearson"):
+        np.testing.assert_allclose(ours[name], scores.loc[ours.index, name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_benchmark_scores_slides_as_impute_and_evaluate_do(pair, share):
+    splits = [{"share": 0.4, "random_state": 0}]
+    genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]
+    result = snrmix.tl.benchmark(pair, ["snrmix"], splits=splits, genes=genes, share=share, **FAST)
+    adata = pair.copy()
+    snrmix.pp.hold_out(adata, share=0.4, random_state=0)
+    snrmix.tl.impute(adata, measured="measured", genes=genes, share=share, **FAST)
+    scores = snrmix.tl.evaluate(adata, "measured_held_out")
+    ours = result.set_index("gene")
+    for name in ("mse", "mse_mean", "pearson"):
+        np.testing.assert_allclose(ours[name], scores.loc[ours.index, name], rtol=1e-3, atol=1e-4)
+
+
+def test_command_line_shares_on_demand(pair, tmp_path):
+    pair.write_h5ad(tmp_path / "in.h5ad")
+    options = ["--encoder", "colour", "--max-epochs", "1", "--n-folds", "2", "--genes", "5", "--share"]
+    assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *options]) == 0
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").uns["snrmix"]["parameters"]["share"]
+
+
+def test_command_line_takes_the_arguments_of_impute(pair, tmp_path, monkeypatch, capsys):
+    pair.write_h5ad(tmp_path / "in.h5ad")
+    calls = []
+    monkeypatch.setattr(snrmix.tl, "impute", lambda data, **options: calls.append(options))
+    for number, options in enumerate(
+        (
+            ["--image", "a.tif"],
+            ["--image", "left=a.tif", "--image", "right=b=c.tif"],
+            ["--finetune"],
+            ["--finetune", "last", "--scales", "1.15", "2.3", "--preset", "paper"],
+        )
+    ):
+        assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / f"{number}.h5ad"), *options]) == 0
+    assert calls == [
+        {"image": "a.tif"},
+        {"image": {"left": "a.tif", "right": "b=c.tif"}},
+        {"finetune": True},
+        {"finetune": "last", "scales": [1.15, 2.3], "preset": "paper"},
+    ]
+    for images, says in (
+        (["a.tif", "b.tif"], "--image 'a.tif' does not name its slide; write --image A=a.tif"),
+        (["left=a.tif", "left=b.tif"], "--image names slide 'left' twice"),
+    ):
+        options = [part for image in images for part in ("--image", image)]
+        assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *options]) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_command_line_ends_in_one_line_where_it_cannot_go_on(tmp_path, capsys):
+    (tmp_path / "junk.h5ad").write_text("no HDF5")
+    (tmp_path / "junk.zarr").mkdir()
+    for source, target, says in (
+        ("junk.h5ad", "out.h5ad", "junk.h5ad' cannot be read as AnnData or SpatialData: "),
+        ("junk.zarr", "out.h5ad", "junk.zarr' cannot be read as AnnData or SpatialData: "),
+        ("none.h5ad", "out.h5ad", "none.h5ad' does not exist"),
+        ("junk.h5ad", "folder/out.h5ad", "the folder of output .*folder/out.h5ad' does not exist; make it first"),
+    ):
+        assert main(["impute", str(tmp_path / source), "-o", str(tmp_path / target)]) == 1
+        assert re.fullmatch(f"snrmix: error: .*{says}.*\n", capsys.readouterr().err)
+
+
+def test_command_line_names_every_mixing_strategy(capsys):
+    with pytest.raises(SystemExit):
+        main(["impute", "--help"])
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    ours = {name for name, strategy in snrmix.engine.mix.MIXINGS.items() if strategy.__module__.startswith("snrmix")}
+    assert {"snr", "none"} <= ours <= words
