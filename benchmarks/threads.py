@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 import snrmix
-from snrmix.plan.threads import available_threads
+from snrmix.plan.threads import PATIENT, available_threads
 
 
 def spin():
@@ -44,7 +44,7 @@ def run(section: Path, threads: int) -> tuple[float, float]:
         "    snrmix.tl.impute(adata, encoder='colour')\n"
         "    print(time.perf_counter() - clock, use() - cpu)\n"
     )
-    environment = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, **PATIENT, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
     said = subprocess.run(
         [sys.executable, "-c", code, section, str(threads)], env=environment, capture_output=True, text=True, check=True
     )

@@ -67,14 +67,17 @@ def test_limit_reaches_what_is_loaded_and_what_will_be_and_ends(monkeypatch):
 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     before = torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()]
     with limited_threads(1) as n:
         assert n == 1
         assert torch.get_num_threads() == 1
         assert {pool["num_threads"] for pool in threadpool_info()} == {1}
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+        assert os.environ["OMP_WAIT_POLICY"] == "passive"
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "MKL_NUM_THREADS" not in os.environ
+    assert "OMP_WAIT_POLICY" not in os.environ
     assert before == (torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()])
 
 

@@ -160,6 +160,7 @@ def kill_always(unit, threads):
 
 def test_a_sample_that_no_worker_survives_fails_with_a_sentence(cohort, cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(_module(), "run_unit", kill_always)
+    cluster.run_on_scheduler(lambda dask_scheduler: setattr(dask_scheduler, "allowed_failures", 0))
     path = sheet(cohort, "sample,path\na,a.h5ad", "one.csv")
     table = snrmix.tl.impute_cohort(path, tmp_path, client=cluster, **FAST)
     assert table.loc["a", "status"] == "failed"

@@ -169,7 +169,7 @@ def _place(counts: AnnData, positions: pd.DataFrame, folder: Path) -> AnnData:
 def _read_images(spatial: Path) -> dict[str, np.ndarray]:
     """Those that Space Ranger made, by their names in the scale factors."""
     paths = {name: spatial / f"tissue_{name}_image.png" for name in ("hires", "lowres")}
-    return {name: read_file(path)[0] for name, path in paths.items() if path.exists()}
+    return {name: np.asarray(read_file(path).levels[0]) for name, path in paths.items() if path.exists()}
 
 
 def _read_factors(spatial: Path) -> dict[str, float]:

@@ -11,6 +11,11 @@ from pathlib import Path
 
 from snrmix._memory import control_groups
 
+PATIENT = {  # threads that wait for work sleep, and do not spin: on a busy machine that took ten times the processor time
+    "OMP_WAIT_POLICY": "passive",
+    "KMP_BLOCKTIME": "0",
+    "OPENBLAS_THREAD_TIMEOUT": "4",  # the shortest
+}
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 
 
@@ -48,8 +53,12 @@ def limited_threads(n: int | None = None) -> Iterator[int]:
     if n is not None and n < 1:
         raise ValueError(f"threads={n} must be 1 or more.")
     n = n if n is not None else available_threads()
-    before = {name: os.environ.get(name) for name in VARIABLES}
-    os.environ.update(dict.fromkeys(VARIABLES, str(n)))
+    wanted = {
+        **{name: os.environ.get(name, value) for name, value in PATIENT.items()},
+        **dict.fromkeys(VARIABLES, str(n)),
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     torch = sys.modules.get("torch")
     torch_before = torch.get_num_threads() if torch else None
     try:

@@ -10,7 +10,7 @@ from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix.data.paths import kind_of
 from snrmix.plan.cost import Run
-from snrmix.plan.threads import VARIABLES, available_threads
+from snrmix.plan.threads import PATIENT, VARIABLES, available_threads
 from snrmix.tl._cohort_unit import Unit
 
 FEATURES = 3 * (1280 + 22)  # of the default encoder, at three scales
@@ -58,13 +58,13 @@ def _reached(distributed, scheduler: str) -> Iterator:
 def _local(distributed, n: int, threads: int, memory: float):
     """Workers in processes of their own, with one graphics processor each where there are several."""
     graphics = count_graphics_processors()
-    base = dict.fromkeys(VARIABLES, str(threads))
+    base = {**PATIENT, **dict.fromkeys(VARIABLES, str(threads))}
     workers = {}
     for number in range(n):
         own = {"CUDA_VISIBLE_DEVICES": str(number % graphics)} if graphics > 1 else {}
         options = {"nthreads": 1, "memory_limit": int(memory), "dashboard": False, "env": {**base, **own}}
         workers[number] = {"cls": distributed.Nanny, "options": options}
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard_address": ":0", "host": "127.0.0.1", "port": 0}}
     return distributed.SpecCluster(scheduler=scheduler, workers=workers, silence_logs=50)
 
 
