@@ -19,9 +19,10 @@ class CMixup(Mixing):
     ``p_ij`` is proportional to ``exp(-d_ij^2 / (2 s^2))`` over all other training spots of the library, with ``d_ij`` the
     distance of their expression and ``s = sigma x median(d)``.
 
-    The authors' program also lets a sample be its own partner. With one label that is rare; with hundreds of genes all
-    others are far away against the bandwidth, and next to nothing would be mixed, so the spot itself is left out here. The
-    authors tune bandwidth and alpha for each data set; here the bandwidth is a share of the median distance.
+    The authors' program also lets a sample be its own partner. With one label that is rare; with hundreds of genes the
+    others are far away against the bandwidth, and a third to two thirds of all draws would be the spot itself (measured on
+    three sections), so it is left out here. The authors tune bandwidth and alpha for each data set; here the bandwidth is a
+    share of the median distance.
 
     Parameters
     ----------

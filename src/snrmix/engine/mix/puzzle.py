@@ -24,11 +24,11 @@ class PuzzleMix(Mixup):
     """Puzzle Mix (Kim et al. 2020, arXiv:2009.06962, section 4): each block comes from the patch where it is more salient.
 
     A grid of blocks is drawn for each batch. The share of the first patch in a block is one of ``labels`` steps from 0 to 1.
-    The mask of shares minimises the saliency that is lost, plus what neighbouring blocks with different shares cost
-    (``smooth``, more where the seam would be visible: ``local``), plus minus the logarithm of its binomial prior under
-    lambda (``prior``). Then the blocks of each patch are moved so that salient ones come to lie where the mask shows them,
-    where that gains more than ``move`` times the squared distance in sides of the patch. Labels are mixed by the mean of the
-    mask. Saliency is the norm of the gradient of the loss with respect to each pixel.
+    The mask of shares minimises the saliency that is lost, plus what it costs neighbouring blocks to differ (``smooth``, and
+    more where the seam would be visible: ``local``), less ``prior`` times the logarithm of its binomial probability under
+    lambda. Then the blocks of each patch are moved so that salient ones come to lie where the mask shows them, where that
+    gains more than ``move`` times the squared distance in sides of the patch. Labels are mixed by the mean of the mask.
+    Saliency is the norm of the gradient of the loss with respect to each pixel.
 
     Weights and their units are those of the authors' program: saliency sums to 1 over a patch. It solves both problems
     approximately (swap moves; a few rounds of transport), here both are solved exactly. Lambda is drawn for every pair, in
