@@ -4,6 +4,22 @@ from snrmix.tl.draws import draws
 from snrmix.tl.evaluate import evaluate
 from snrmix.tl.impute import impute
 from snrmix.tl.interval import interval
+from snrmix.tl.leiden_consensus import leiden_consensus
+from snrmix.tl.pool import pool
+from snrmix.tl.rank_genes_groups import rank_genes_groups
+from snrmix.tl.spatial_autocorr import spatial_autocorr
 from snrmix.tl.summarise import summarise
 
-__all__ = ["benchmark", "coverage", "draws", "evaluate", "impute", "interval", "summarise"]
+__all__ = [
+    "benchmark",
+    "coverage",
+    "draws",
+    "evaluate",
+    "impute",
+    "interval",
+    "leiden_consensus",
+    "pool",
+    "rank_genes_groups",
+    "spatial_autocorr",
+    "summarise",
+]

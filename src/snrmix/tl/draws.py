@@ -70,7 +70,7 @@ def draws(
 
 
 class DrawSource:
-    """Draws of a result, by number.
+    """Draws of a result, by number. Some of their values fill in what was not measured, some replace what was.
 
     Parameters
     ----------
@@ -87,11 +87,15 @@ class DrawSource:
         self.values = Values(self.models[0].errors.quantiles)
         self.by_name = np.argsort(table.var_names.to_numpy(str), kind="stable")
         at_sites = np.asarray(table.obsm[result.name(ERRORS)], float)
+        uncertain = self.sd > 0
+        measured = result.is_measured
+        self.fills, self.replaces = bool(uncertain[~measured].any()), bool(uncertain[measured].any())
+        self.is_measured = measured
         self.positions, self.together = at_sites[:, :2], at_sites[:, 2].astype(int)
         self.rows = np.argsort(table.obs_names.to_numpy(str), kind="stable")
 
-    def draw(self, number: int) -> np.ndarray:
-        """The draw of that number, float32, (n_obs, n_vars)."""
+    def draw(self, number: int, replacement: int = 0) -> np.ndarray:
+        """The draw of that number, float32, (n_obs, n_vars); ``replacement`` numbers draws that differ at measured spots."""
         out = np.array(self.layer, np.float32)
         uncertain = self.sd > 0
         for model in self.models:
@@ -101,7 +105,8 @@ class DrawSource:
             for label in np.unique(self.together[mine]):
                 rows = mine[self.together[mine] == label]
                 if uncertain[rows].any():
-                    rng = np.random.default_rng([self.seed, number, label])
+                    again = replacement if self.is_measured[rows].all() else 0
+                    rng = np.random.default_rng([self.seed, number, label, again])
                     self._fill(out, uncertain, rows, modelled, self._correlated(model, rows, modelled, rng))
                     self._fill(out, uncertain, rows, constant, self._independent(rows, constant, rng))
         return out
