@@ -45,7 +45,8 @@ class Pooled:
     def score(self, null=0.0) -> np.ndarray:
         """Distance of the estimate from a value in standard errors; 0 where both are 0."""
         away, error = self.estimate - null, np.sqrt(self.variance)
-        return np.divide(away, error, out=np.where(away == 0, 0.0, np.sign(away) * np.inf), where=error > 0)
+        exact = np.where(away == 0, 0.0, np.copysign(np.inf, away))
+        return np.divide(away, error, out=exact, where=error > 0)
 
     def p_value(self, null=0.0, side: str = "both") -> np.ndarray:
         """Of the hypothesis that what is estimated is ``null``, against ``"both"`` sides, ``"greater"`` or ``"less"``."""

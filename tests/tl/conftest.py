@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import anndata
 import numpy as np
 import pandas as pd
+import pytest
 
 from snrmix.engine.conformal import LEVELS, calibrate
 from snrmix.engine.errors import fit_errors
@@ -18,7 +19,9 @@ def smooth_field(positions, reach, columns, rng, waves=200):
     """Gaussian fields of exponential covariance and variance 1."""
     frequency = rng.standard_normal((2, waves)) / np.sqrt(rng.chisquare(1, waves)) / reach
     phase = positions @ frequency
-    return np.concatenate([np.cos(phase), np.sin(phase)], 1) @ rng.standard_normal((2 * waves, columns)) / np.sqrt(waves)
+    return (
+        np.concatenate([np.cos(phase), np.sin(phase)], 1) @ rng.standard_normal((2 * waves, columns)) / np.sqrt(waves)
+    )
 
 
 def nearest_mean(positions, values, train, targets, weight):
@@ -41,7 +44,9 @@ def simulate(side=20, genes=60, noise_genes=30, seed=0, shared=0.3):
     return positions, np.maximum(5 + signal + noise, 0).astype(np.float32)
 
 
-def result(fill="unmeasured", seed=0, side=20, genes=60, noise_genes=30, share=0.5, weight=0.9, libraries=1, **options):
+def make_result(
+    fill="unmeasured", seed=0, side=20, genes=60, noise_genes=30, share=0.5, weight=0.9, libraries=1, **options
+):
     """An AnnData with a result, ``layers["truth"]`` and ``var["noise"]``."""
     positions, truth = simulate(side, genes, noise_genes, seed, **options)
     rng, n = np.random.default_rng(seed + 1000), len(positions)
@@ -53,7 +58,9 @@ def result(fill="unmeasured", seed=0, side=20, genes=60, noise_genes=30, share=0
     predicted = np.empty_like(truth)
     predicted[unmeasured] = nearest_mean(positions, truth, measured, unmeasured, weight)
     for k in range(FOLDS):
-        predicted[measured[fold == k]] = nearest_mean(positions, truth, measured[fold != k], measured[fold == k], weight)
+        predicted[measured[fold == k]] = nearest_mean(
+            positions, truth, measured[fold != k], measured[fold == k], weight
+        )
     predicted = np.maximum(predicted, 0)
     calibration = calibrate(truth[measured], predicted[measured], [])
     sd = calibration.sd(calibration.scale(predicted, []))
@@ -90,3 +97,9 @@ def result(fill="unmeasured", seed=0, side=20, genes=60, noise_genes=30, share=0
         "calibration": {"low": calibration.low, "high": calibration.high, "levels": LEVELS}, "errors": record, "fill": fill
     }  # fmt: skip
     return made
+
+
+@pytest.fixture(scope="session")
+def made_result():
+    """Makes results by hand, see `make_result`."""
+    return make_result
