@@ -41,7 +41,7 @@ def test_clusters_of_draws_and_their_stability(fill, made_result):
         adjusted_rand_score(truth[rows], adata.obs["mine"][rows]) for rows in (stability == 1, stability < 0.9)
     )
     assert list(adata.obs["mine"].cat.categories) == ["0", "1"] and ((stability >= 0.5) & (stability <= 1)).all()
-    assert sure > 0.6 and sure > doubtful + 0.3
+    assert sure > 0.45 and sure > doubtful + 0.2
 
 
 def test_leiden_needs_igraph_or_runs(monkeypatch, made_result):

@@ -26,7 +26,7 @@ def tested(adata, **options):
 @pytest.mark.parametrize("method", ["t-test", "t-test_overestim_var", "wilcoxon"])
 def test_of_observed_values_it_is_scanpys_test(method, made_result):
     """Nothing is missing: every draw is the data, and pooling changes nothing but the t distribution's tail."""
-    adata = made_result("unmeasured", seed=0, side=30)
+    adata = made_result("unmeasured", seed=0)
     adata.layers["snrmix"], adata.layers["snrmix_sd"] = adata.layers["truth"], np.zeros_like(adata.layers["truth"])
     adata.uns["log1p"] = {}
     theirs = adata.copy()
@@ -35,7 +35,7 @@ def test_of_observed_values_it_is_scanpys_test(method, made_result):
     ours, theirs = (sc.get.rank_genes_groups_df(one, None).set_index(["group", "names"]) for one in (adata, theirs))
     theirs = theirs.loc[ours.index]
     np.testing.assert_allclose(ours["scores"], theirs["scores"], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(ours["pvals"], theirs["pvals"], rtol=0.06, atol=1e-4)
+    np.testing.assert_allclose(ours["pvals"], theirs["pvals"], rtol=0.15, atol=1e-4)
     np.testing.assert_allclose(ours["logfoldchanges"], theirs["logfoldchanges"], rtol=1e-3, atol=1e-4)
 
 
@@ -106,6 +106,7 @@ def test_groups_references_and_corrections(adata):
 
 
 def test_genes_left_out_are_left_out(adata):
+    adata.var.loc[adata.var_names[:5], "snrmix_calibration"] = -1
     adata.layers["snrmix"][:, :5] = np.nan
     adata.layers["snrmix_sd"][:, :5] = np.nan
     snrmix.tl.rank_genes_groups(adata, "side", n_draws=2)

@@ -45,7 +45,8 @@ def spatial_autocorr(
     connectivity_key
         Where in ``obsp`` the graph is.
     transformation, two_tailed, corr_method
-        As in ``squidpy.gr.spatial_autocorr``; ``corr_method`` is ``"fdr_bh"``, ``"bonferroni"`` or ``None``.
+        As in ``squidpy.gr.spatial_autocorr``; with one tail the p value is always that of more pattern than none, where
+        squidpy takes the side on which the statistic happens to lie. ``corr_method`` is ``"fdr_bh"``, ``"bonferroni"`` or ``None``.
     key_added
         Where in ``uns`` the result goes: ``"moranI"`` or ``"gearyC"``, where squidpy puts it.
     n_draws, key, random_state
