@@ -187,6 +187,8 @@ def impute(
         Parameters, seed, versions, units, image scale, training history and a table of scores of method and baselines;
         for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
         libraries with measured spots, and a gene is reliable when it is so in every one of them.
+    ``obsm["snrmix_errors"]``, ``varm["snrmix_errors"]``
+        How errors go together, for `snrmix.tl.draws`.
     ``obsm["X_histology"]``
         The embedding, reused by the next call when image, encoder and scales are unchanged.
 
@@ -311,7 +313,8 @@ def report(source: Source, models: list[Model], key: str, fill: str) -> None:
         if rare:
             logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
     logger.info(
-        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r.",
+        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r. For maps; for statistics use "
+        "snrmix.tl.draws.",
         key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
         UNITS[models[0][0].expression.input_units], fill,
     )  # fmt: skip
