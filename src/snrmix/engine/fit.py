@@ -136,7 +136,8 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     else:
         references["mean"] = library_means(section, fine)
     methods = {"snrmix": out_of_fold, **held_out, **references}
-    by_library = score_libraries(section, methods, list(references), scored, settings.seed)
+    centres = fitted_means(section, first, fine, methods, references["mean"])
+    by_library = score_libraries(section, methods, centres, list(references), scored, settings.seed)
     weights = {f"weight_{name}": weight for name, weight in zip(held_out, stack.weights, strict=True)}
     for scores in by_library.values():
         for name, weight in weights.items():
@@ -151,6 +152,14 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
         out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, genes, scores, scored, calibration, network,
         record,
     )  # fmt: skip
+
+
+def fitted_means(
+    section: Section, folds: list[Fold], fine: list[Fold], methods: dict[str, np.ndarray], fine_means: np.ndarray
+) -> dict[str, np.ndarray]:
+    """For every method the mean of the spots that each out-of-fold value was fitted to; networks see whole folds."""
+    whole = fine_means if fine is folds else library_means(section, folds)
+    return {name: whole if name in ("snrmix", "network") else fine_means for name in methods}
 
 
 def far_apart(section: Section) -> Section:

@@ -153,7 +153,7 @@ class SNRMix:
         self.units = UNITS[self._input_units]
         self.genes = np.asarray(prepared.table.var_names[prepared.expression.columns], dtype=str)
         self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(prepared.section, fit))
+        table = fit.genes.assign(pearson_network=network_pearson(prepared.section, fit, folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         return self
 

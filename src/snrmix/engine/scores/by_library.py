@@ -48,16 +48,21 @@ def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
 
 
 def score_libraries(
-    section: Section, methods: dict[str, np.ndarray], references: list[str], scored: np.ndarray, seed: int
+    section: Section,
+    methods: dict[str, np.ndarray],
+    centres: dict[str, np.ndarray],
+    references: list[str],
+    scored: np.ndarray,
+    seed: int,
 ) -> dict[int, Scores]:
-    """Score every library on its own, so that differences between libraries count for nothing."""
+    """Score every library on its own, so that differences between libraries count for nothing; see `score_methods`."""
     library, positions = section.library[section.measured], section.positions[section.measured]
     codes, count = np.unique(library[scored], return_counts=True)
     enough = codes[count >= min(FEWEST_SCORED, count.max())]
     found = {}
     for code in enough:
         rows = scored[library[scored] == code]
-        table, by_gene = score_methods(section.expression, methods, rows)
+        table, by_gene = score_methods(section.expression, methods, centres, rows)
         genes = by_gene["snrmix"]
         genes["reliable"] = better_than_all(
             section.expression, methods["snrmix"], [methods[name] for name in references], rows, positions, library,
@@ -78,7 +83,7 @@ def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def score_methods(
-    observed: np.ndarray, predicted: dict[str, np.ndarray], rows: np.ndarray
+    observed: np.ndarray, predicted: dict[str, np.ndarray], centres: dict[str, np.ndarray], rows: np.ndarray
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Score every method on the same spots.
 
@@ -88,6 +93,8 @@ def score_methods(
         Shape (spots, genes).
     predicted
         Values of every method, the same shape, with ``"mean"`` among them.
+    centres
+        Mean of the spots that each value was fitted to, for every method, the same shape.
     rows
         Indices of the spots to score on.
 
@@ -101,7 +108,7 @@ def score_methods(
     for name, values in predicted.items():
         parts = []
         for some in gene_slices(len(rows), observed.shape[1]):
-            columns = (array[rows, some] for array in (observed, values, predicted["mean"]))
+            columns = (array[rows, some] for array in (observed, values, predicted["mean"], centres[name]))
             parts.append(pd.DataFrame(gene_scores(*columns)))
         by_gene[name] = pd.concat(parts, ignore_index=True)
     table = pd.DataFrame(
