@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,12 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.data.alignment import check_frame, check_scale, check_spot_diameter
+from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
 from snrmix.data.from_anndata import read_anndata
+from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
 from snrmix.data.table import entry_of, read_table, stored_sections
-from snrmix.images.source import SectionImage, open_image
+from snrmix.images.source import SectionImage
 
 SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
 
@@ -45,6 +45,8 @@ class Sites:
         Shape (libraries,), what patches are multiples of in units of the frame, see `snrmix.data.lattice.patch_units`.
     um_per_px
         Shape (libraries,), micrometres per unit of the frame; NaN where unknown.
+    n_rows
+        Rows of the table, which may have other libraries too.
     images
         One image per library; empty when none was asked for.
     """
@@ -57,6 +59,7 @@ class Sites:
     pitch: np.ndarray
     unit: np.ndarray
     um_per_px: np.ndarray
+    n_rows: int
     images: tuple[SectionImage, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -68,13 +71,79 @@ class Sites:
         return self.positions / self.pitch[self.library][:, None]
 
     def to_rows(self, values: np.ndarray) -> np.ndarray:
-        """Bring values in site order, shape (n, ...), to the row order of the table."""
-        rows = np.empty_like(values)
+        """Bring values in site order, shape (n, ...), to the rows of the table, shape (n_rows, ...).
+
+        Rows that are no sites here get NaN, or where the type has none, 0 or ``False``.
+        """
+        values = np.asarray(values)
+        missing = np.nan if values.dtype.kind == "f" else np.zeros((), values.dtype)
+        rows = np.full((self.n_rows, *values.shape[1:]), missing, values.dtype)
         rows[self.order] = values
         return rows
 
 
-def read_sites(
+@dataclass(frozen=True)
+class Located:
+    """Sites whose images are found, but not open: what can be told without a look at pixels has been checked.
+
+    Parameters
+    ----------
+    sites
+        Without images.
+    lattices, factors, in_tissue
+        Of every library, see `snrmix.data.alignment`.
+    openers
+        What opens the image of every library; empty when none was asked for.
+    origins
+        Where these come from, keys of `snrmix.data.alignment.REMEDIES`.
+    refuse
+        Whether an image that does not fit is refused, or logged.
+    """
+
+    sites: Sites
+    lattices: list[Lattice]
+    factors: list[Mapping]
+    in_tissue: list[np.ndarray | None]
+    openers: list[Callable[[], SectionImage]]
+    origins: list[str]
+    refuse: bool
+
+    def open(self) -> Sites:
+        """The sites with their images, which fit.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            For images that cannot be read, or do not fit the coordinates.
+        """
+        images = tuple(open_one() for open_one in self.openers)
+        for code, image in enumerate(images):
+            with _refusals(self.refuse):
+                self._check(code, image)
+        if images:
+            _warn_of_patch_sizes(self.sites.libraries, self.lattices, self.sites.unit)
+        return replace(self.sites, images=images)
+
+    def _check(self, code: int, image: SectionImage) -> None:
+        sites, lattice, factors = self.sites, self.lattices[code], self.factors[code]
+        check_pixel_size(lattice, image)
+        if self.origins[code] == "uns":
+            check_spot_diameter(factors, lattice, sites.libraries[code])
+        check_frame(
+            image, sites.positions[sites.library == code], sites.unit[code], self.origins[code], factors=factors,
+            in_tissue=self.in_tissue[code],
+        )  # fmt: skip
+
+
+def read_sites(data, *, with_images: bool = True, **options) -> Sites:
+    """Read positions, libraries, scale and (``with_images``) the image of every library.
+
+    Parameters and errors are those of `locate_sites` and `Located.open`.
+    """
+    return locate_sites(data, with_images=with_images, **options).open()
+
+
+def locate_sites(
     data,
     *,
     table_key: str | None = None,
@@ -84,8 +153,8 @@ def read_sites(
     um_per_px: float | Mapping[str, float] | None = None,
     with_images: bool = True,
     refuse: bool = True,
-) -> Sites:
-    """Read positions, libraries, scale and (``with_images``) the image of every library.
+) -> Located:
+    """Read positions, libraries and scale, and find (``with_images``) the image of every library.
 
     Parameters are those of `snrmix.tl.impute`; with ``refuse=False`` an image that does not fit the coordinates is
     logged as a warning.
@@ -105,61 +174,48 @@ def read_sites(
         source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
     _check_finite(positions, table)
     libraries = tuple(np.unique(labels).tolist())
-    um_of = {**um_of, **_given_um(um_per_px, libraries)}
-    stored = [name for name, entry in stored_sections(table).items() if entry.get("images")] if data is table else []
-    given = _given_images(image, libraries, stored) if image is not None else {}
-    images = tuple(given[name]() if name in given else find_image(name) for name in libraries) if with_images else ()
+    um_of = {**um_of, **given_um(um_per_px, libraries)}
+    given = given_images(image, libraries, *stored_images(data, table, libraries)) if image is not None else {}
 
     order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
     library, positions = np.searchsorted(libraries, labels[order]), positions[order]
     rows = [library == code for code in range(len(libraries))]
-    own, obs = [positions[chosen] for chosen in rows], [table.obs.iloc[order[chosen]] for chosen in rows]
-    entries = [
-        entry_of(table, name) if len(libraries) == 1 else stored_sections(table).get(name, {}) for name in libraries
-    ]
-    factors = [entry.get("scalefactors", {}) for entry in entries]
+    obs = [table.obs.iloc[order[chosen]] for chosen in rows]
+    factors = [_entry(table, name, len(libraries) == 1).get("scalefactors", {}) for name in libraries]
     lattices = [
-        measure_lattice(own[code], obs[code], factors[code], um_of.get(name, np.nan))
+        measure_lattice(positions[rows[code]], obs[code], factors[code], um_of.get(name, np.nan))
         for code, name in enumerate(libraries)
     ]
-    units = patch_units(lattices)
     for code, name in enumerate(libraries):
-        try:
-            check_scale(lattices[code], own[code], name, images[code] if images else None)
-            if images:
-                origin = "image" if name in given else source
-                if origin == "uns":
-                    check_spot_diameter(factors[code], lattices[code], name)
-                in_tissue = _in_tissue(obs[code])
-                check_frame(images[code], own[code], units[code], origin, factors=factors[code], in_tissue=in_tissue)
-        except ValueError as error:
-            if refuse:
-                raise
-            logger.warning("%s", error)
-    if images:
-        _warn_of_patch_sizes(libraries, lattices, units)
-    names = np.asarray(table.obs_names, str)[order]
+        with _refusals(refuse):
+            check_scale(lattices[code], positions[rows[code]], name)
     pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
-    return Sites(order, names, libraries, library, positions, pitch, units, um, images)
+    names, units = np.asarray(table.obs_names, str)[order], patch_units(lattices)
+    openers = [given[name] if name in given else find_image(name) for name in libraries] if with_images else []
+    return Located(
+        Sites(order, names, libraries, library, positions, pitch, units, um, table.n_obs),
+        lattices,
+        factors,
+        [_in_tissue(own) for own in obs],
+        openers,
+        ["image" if name in given else source for name in libraries],
+        refuse,
+    )
 
 
-def _given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str, ...]) -> dict[str, float]:
-    """Micrometres per unit of the positions that the user says, by library."""
-    if um_per_px is None:
-        return {}
-    if not isinstance(um_per_px, Mapping):
-        um_per_px = dict.fromkeys(libraries, um_per_px)
-    given = {str(name): um for name, um in um_per_px.items()}
-    missing = [name for name in libraries if name not in given]
-    if missing:
-        raise KeyError(
-            f"um_per_px= has no entry for library {listing(missing)}; it has {listing(given)}. Give micrometres per unit of "
-            "obsm['spatial'] for each library, or one number for all."
-        )
-    for um in given.values():
-        if isinstance(um, bool) or not isinstance(um, numbers.Real) or not 0 < um < np.inf:
-            raise ValueError(f"um_per_px={um!r} must be a positive number: micrometres per unit of obsm['spatial'].")
-    return given
+@contextmanager
+def _refusals(refuse: bool) -> Iterator[None]:
+    """Let what cannot be right be refused, or else log it."""
+    try:
+        yield
+    except ValueError as error:
+        if refuse:
+            raise
+        logger.warning("%s", error)
+
+
+def _entry(table: AnnData, library: str, is_only: bool) -> Mapping:
+    return entry_of(table, library) if is_only else stored_sections(table).get(library, {})
 
 
 def _warn_of_patch_sizes(libraries: tuple[str, ...], lattices: list[Lattice], units: np.ndarray) -> None:
@@ -218,25 +274,6 @@ def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray
             "them in, or drop these observations."
         )
     return column.astype(str).to_numpy(dtype=str)
-
-
-def _given_images(image, libraries: tuple[str, ...], stored: Collection[str]) -> dict[str, Callable[[], SectionImage]]:
-    """What opens the image of each library that ``image`` has; the others must be ``stored``."""
-    if not isinstance(image, Mapping):
-        if len(libraries) > 1:
-            raise ValueError(
-                f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
-            )
-        return {libraries[0]: partial(open_image, image)}
-    given = {str(name): one for name, one in image.items()}
-    is_misspelt = not set(given) <= set(libraries)
-    missing = [name for name in libraries if name not in given and (is_misspelt or name not in stored)]
-    if missing:
-        raise KeyError(
-            f"image= has no entry for library {listing(missing)}; it has {listing(given)}, and uns['spatial'] has images of "
-            f"{listing(stored)}."
-        )
-    return {name: partial(open_image, one, name=f"image of library {name!r}") for name, one in given.items()}
 
 
 def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.ndarray, Sites]:

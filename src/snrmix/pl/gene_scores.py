@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.data.results import gene_column, gene_flags, result_table
-from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
+from snrmix.data.results import Result
+from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute again; it scores every gene on held-out spots"
 
 
+@draws
 def gene_scores(
     data, *, key: str = "snrmix", n: int = 8, table_key: str | None = None, show: bool | None = None, save=None
 ):
@@ -23,15 +24,7 @@ def gene_scores(
         How many of the best and of the worst genes to name.
     table_key
         As in `snrmix.tl.impute`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------
@@ -40,14 +33,13 @@ def gene_scores(
     """
     import matplotlib.pyplot as plt
 
-    table = result_table(data, key, table_key)
-    pearson = gene_column(table, f"{key}_pearson", REMEDY)
-    explained = gene_column(table, f"{key}_explained", REMEDY)
-    reliable = gene_flags(table, f"{key}_reliable")
+    result = Result.find(data, key, table_key)
+    pearson, explained = (result.column(score, REMEDY) for score in ("pearson", "explained"))
+    reliable = result.flags("reliable")
     scored = np.isfinite(pearson)
     if not scored.any():
-        raise KeyError(f"var['{key}_pearson'] holds no score; {REMEDY}.")
-    names = table.var_names.to_numpy(str)[scored]
+        raise KeyError(f"var[{result.name('pearson')!r}] holds no score; {REMEDY}.")
+    names = result.table.var_names.to_numpy(str)[scored]
     n = min(n, len(names) // 2)
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(11, max(4, 0.2 * (2 * n + 4))), width_ratios=[1.5, 0.55, 1], layout="constrained"

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.data.results import gene_column, result_table
-from snrmix.pl._figure import GREY, INK, finish, open_axes
+from snrmix.data.results import Result
+from snrmix.pl._figure import GREY, INK, draws, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute with kriging, which weighs it against the network gene by gene"
 
 
+@draws
 def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bool | None = None, save=None):
     """Draw what each gene's prediction rests on: the weight of the network against that of kriging.
 
@@ -19,15 +20,7 @@ def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bo
         The ``key_added`` of `snrmix.tl.impute`.
     table_key
         As in `snrmix.tl.impute`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------
@@ -36,11 +29,11 @@ def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bo
     """
     import matplotlib.pyplot as plt
 
-    table = result_table(data, key, table_key)
-    network, kriging = (gene_column(table, f"{key}_weight_{part}", REMEDY) for part in ("network", "kriging"))
+    result = Result.find(data, key, table_key)
+    network, kriging = (result.column(f"weight_{part}", REMEDY) for part in ("network", "kriging"))
     known = np.isfinite(network) & np.isfinite(kriging)
     network, kriging = network[known], kriging[known]
-    pearson = table.var[f"{key}_pearson"].to_numpy(float)[known] if f"{key}_pearson" in table.var else None
+    pearson = result.column("pearson", REMEDY)[known] if result.has("pearson") else None
 
     figure, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
     is_shared = len(network) > 1 and np.ptp(network) == np.ptp(kriging) == 0

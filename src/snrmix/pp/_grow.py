@@ -14,7 +14,7 @@ from scipy import sparse
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import names_of
+from snrmix.data.results import Result
 from snrmix.data.sites import Sites
 
 
@@ -67,9 +67,9 @@ def grow(data, table: AnnData, sites: Sites, added: Added, library_key: str | No
 
 def stale(table: AnnData) -> set[tuple[str, str]]:
     """What the table has of an embedding and of results of `snrmix.tl.impute`: parts, and names in them."""
-    results = [key for key, value in table.uns.items() if isinstance(value, Mapping) and "calibration" in value]
-    ours = [("obsm", CACHE_KEY), ("uns", CACHE_KEY), *(place for key in results for place in names_of(key))]
-    return {(part, key) for part, key in ours if key in getattr(table, part)}
+    results = [result for result in (Result(table, key) for key in table.uns) if result.exists]
+    taken = {place for result in results for place in result.taken()}
+    return taken | {(part, CACHE_KEY) for part in ("obsm", "uns") if CACHE_KEY in getattr(table, part)}
 
 
 def _fill_of(layer) -> float:
@@ -110,12 +110,20 @@ def _longer_obs(data, table, sites: Sites, added: Added, library_key: str | None
             known = column.iloc[like]
         elif name == attrs.get("instance_key"):
             known = pd.Series(new_instances(data, column, added))
-        elif name == "in_tissue" and column.dtype.kind in "biu":
-            known = pd.Series(np.ones(len(added)), dtype=column.dtype)
+        elif name == "in_tissue":
+            known = _on_tissue(column, len(added))
         elif column.dtype == bool or column.dtype == "boolean":
             known = pd.Series(np.zeros(len(added), bool), dtype=column.dtype)
         columns[name] = column.reindex(names) if known is None else pd.concat([column, known]).set_axis(names)
     return pd.DataFrame(columns, index=names)
+
+
+def _on_tissue(column: pd.Series, m: int) -> pd.Series | None:
+    """``m`` times what stands for 1 in ``in_tissue``, a column of any type; ``None``: nothing can be told."""
+    numbers = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(float, na_value=np.nan)
+    if (numbers == 1).any():
+        return column.iloc[np.full(m, np.argmax(numbers == 1))]
+    return pd.Series(np.ones(m)).astype(column.dtype) if pd.api.types.is_numeric_dtype(column) else None
 
 
 def _stored_positions(table: AnnData, sites: Sites, added: Added) -> np.ndarray:

@@ -19,7 +19,6 @@ NEIGHBOURS = 6  # whose depth a spot's is guessed from
 RATE_NODES = 160  # over eight decades or so: steps of a tenth
 RATE_RANGE = 50.0  # how far below the mean rate of a gene a spot's may be
 STEPS = 60
-SPOTS_PER_STRATUM, MOST_STRATA = 1000, 8
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def rate_posterior(count: np.ndarray, depth: np.ndarray, rates: np.ndarray) -> n
     """How likely each rate is at each spot, shape (spots, rates): empirical Bayes without a form for the distribution.
 
     The distribution of rates over spots maximises the likelihood of the counts, ``k_i ~ Poisson(r_i D_i)`` with ``r_i``
-    drawn from it (Kiefer & Wolfowitz 1956, doi:10.1214/aoms/1177728066), found by expectation-maximisation. Where spots
-    are many, those of like depth share a distribution: shallow spots may be other tissue.
+    drawn from it (Kiefer & Wolfowitz 1956, doi:10.1214/aoms/1177728066), found by expectation-maximisation.
 
     Parameters
     ----------
@@ -96,14 +94,11 @@ def rate_posterior(count: np.ndarray, depth: np.ndarray, rates: np.ndarray) -> n
     expected = depth[:, None] * rates
     log_likelihood = count[:, None] * np.log(expected) - expected
     likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
-    strata = int(np.clip(len(count) // SPOTS_PER_STRATUM, 1, MOST_STRATA))
-    for rows in np.array_split(np.argsort(depth, kind="stable"), strata):
-        own, weight = likelihood[rows], np.full(len(rates), 1 / len(rates))
-        for _ in range(STEPS):
-            weight = weight * (own.T @ (1 / (own @ weight))) / len(rows)
-        posterior = own * weight
-        likelihood[rows] = posterior / posterior.sum(1, keepdims=True)
-    return likelihood
+    weight = np.full(len(rates), 1 / len(rates))
+    for _ in range(STEPS):
+        weight = weight * (likelihood.T @ (1 / (likelihood @ weight))) / len(count)
+    posterior = likelihood * weight
+    return posterior / posterior.sum(1, keepdims=True)
 
 
 def sampling_noise(depth: np.ndarray, neighbours: np.ndarray, spots: np.ndarray) -> SamplingNoise:
