@@ -14,3 +14,9 @@ def closest(name, names) -> str:
     """Suggest the names that look like a misspelt one: empty where there is none."""
     found = get_close_matches(str(name), [str(n) for n in names], n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(n) for n in found)}?" if found else ""
+
+
+def in_short(error: Exception) -> str:
+    """The first words of an error, as a sentence on one line."""
+    words = " ".join(str(error).split())
+    return f"{words[:300]} ..." if len(words) > 300 else f"{words.rstrip('.')}."

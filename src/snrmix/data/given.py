@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from snrmix._names import listing
 from snrmix.data.table import stored_sections
+from snrmix.images.arrays import is_image
 from snrmix.images.source import SectionImage, open_image
 
 
@@ -44,7 +45,7 @@ def given_images(
     image, libraries: tuple[str, ...], where: str, stored: Collection[str]
 ) -> dict[str, Callable[[], SectionImage]]:
     """What opens the image of each library that ``image`` has; the others must be ``stored``."""
-    if not isinstance(image, Mapping):
+    if is_image(image) or not isinstance(image, Mapping):
         if len(libraries) > 1:
             raise ValueError(
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snrmix.engine.neighbours import distance_to_measured
+from snrmix.engine.neighbours import clusters, distance_to_measured
 
 CLUSTERS = (16, 8, 4, 2, 1)  # candidate clusters per fold; random folds are the limit of many
 FEW = (3, 2)  # candidate numbers of folds that are one region each, where a side of the section is missing
@@ -70,8 +70,8 @@ def make_folds(
     if first is None:
         chosen = [random_assignment(own, n_folds, rng) for _ in range(n_repeats)]
     else:
-        fold, count, clusters = first
-        more = [clustered_assignment(positions[measured], own, count, clusters, rng) for _ in range(n_repeats - 1)]
+        fold, count, each = first
+        more = [clustered_assignment(positions[measured], own, count, each, rng) for _ in range(n_repeats - 1)]
         chosen = [fold, *more]
     return [
         Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat, first is not None)
@@ -110,11 +110,11 @@ def match_distances(
     if least <= 0:
         return None
     best = None
-    for count, clusters in [(n_folds, c) for c in CLUSTERS] + [(few, 1) for few in FEW if few < n_folds]:
-        fold = clustered_assignment(positions, library, count, clusters, np.random.default_rng(0))
+    for count, each in [(n_folds, c) for c in CLUSTERS] + [(few, 1) for few in FEW if few < n_folds]:
+        fold = clustered_assignment(positions, library, count, each, np.random.default_rng(0))
         missed = mismatch(fold)
         if missed < least:
-            best, least = (fold, count, clusters), missed
+            best, least = (fold, count, each), missed
     return best
 
 
@@ -130,30 +130,36 @@ def beyond_held_out(
 
 
 def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold of every spot, shape (n,): equal sizes within each library."""
+    """Fold of every spot, shape (n,): equal sizes within each library, and no fold empty."""
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = rng.permutation(np.flatnonzero(library == code))
         fold[rows] = (np.arange(len(rows)) + rng.integers(n_folds)) % n_folds
-    return fold
+    return _without_empty(fold, n_folds)
 
 
 def clustered_assignment(
-    positions: np.ndarray, library: np.ndarray, n_folds: int, clusters: int, rng: np.random.Generator
+    positions: np.ndarray, library: np.ndarray, n_folds: int, groups: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fold of every spot, shape (n,): ``clusters`` compact groups per fold and library, dealt out by size."""
-    from sklearn.cluster import KMeans
-
+    """Fold of every spot, shape (n,): ``groups`` compact groups per fold and library, dealt out by size; none empty."""
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = np.flatnonzero(library == code)
-        count = min(clusters * n_folds, len(rows) // 2)
-        label = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit_predict(positions[rows])
-        sizes, filled = np.bincount(label, minlength=count), np.zeros(n_folds)
+        count = min(groups * n_folds, max(len(rows) // 2, 1))
+        label = clusters(positions[rows], count, int(rng.integers(2**31)))
+        sizes, filled = np.bincount(label), np.zeros(n_folds)
         for cluster in np.argsort(-sizes, kind="stable"):
             smallest = int(np.argmin(filled))
             filled[smallest] += sizes[cluster]
             fold[rows[label == cluster]] = smallest
+    return _without_empty(fold, n_folds)
+
+
+def _without_empty(fold: np.ndarray, n_folds: int) -> np.ndarray:
+    """The same where every fold has spots; else the empty ones, of libraries smaller than folds, get one of the largest."""
+    for k in np.setdiff1d(np.arange(n_folds), fold):
+        largest = np.bincount(fold).argmax()
+        fold[np.flatnonzero(fold == largest)[-1]] = k
     return fold
 
 

@@ -11,6 +11,7 @@ from snrmix.engine.linear_algebra import leading_directions
 
 RANK = 12
 DEPTH_RANK = 2
+FIRST_SHIFT = "depth 1"
 OWN_NOISE = 0.1  # scatter that does not depend on depth, as a share of the variance
 RATE_NODES = 128
 DISTINCT_DEPTHS = 5000
@@ -236,7 +237,7 @@ def split_components(centred: np.ndarray, noise: SpotNoise, order: np.ndarray) -
         extra = len(share) + np.arange(noise.shift.shape[1])
         ways = [np.append(way, extra) if b // 2 % 2 else way for b, way in enumerate(ways)]
         share = np.append(share, np.full(len(extra), 0.5))
-        names += [f"depth {c + 1}" for c in range(len(extra))]
+        names += [FIRST_SHIFT, *(f"depth {c + 1}" for c in range(1, len(extra)))]
         scores.append(noise.shift)
         loadings.append(noise.loadings)
     return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways, names)

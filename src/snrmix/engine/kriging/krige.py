@@ -19,6 +19,7 @@ import numpy as np
 
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.components import (
+    FIRST_SHIFT,
     Components,
     Depths,
     depth_curves,
@@ -49,10 +50,13 @@ class Kriged:
     ----------
     mean, sd
         float32, shape (targets, genes): mean and standard deviation of a new observation.
+    depth
+        Shape (targets,): the depth, in counts, whose effect on expression is kriged there; NaN where depths are unknown.
     """
 
     mean: np.ndarray
     sd: np.ndarray
+    depth: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class SectionKriging:
         float32, shape (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
         float32, shape (targets, genes).
+    out_of_fold_depth, predicted_depth
+        Shape (measured,) and (targets,), see `Kriged`.
     record
         Choices made with all measured spots.
     """
@@ -73,14 +79,21 @@ class SectionKriging:
     out_of_fold_sd: np.ndarray
     predicted: np.ndarray
     predicted_sd: np.ndarray
+    out_of_fold_depth: np.ndarray
+    predicted_depth: np.ndarray
     record: dict
 
 
-def krige_section(section: Section, folds: Sequence[Fold], device: str = "cpu") -> SectionKriging:
-    """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots."""
+def krige_section(
+    section: Section, folds: Sequence[Fold], device: str = "cpu", *, apart: bool = False
+) -> SectionKriging:
+    """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots.
+
+    With ``apart`` nothing is learnt from neighbours in space, as for libraries without measured spots.
+    """
     scaling = standard_scale(section.features, section.measured)
     colour, other = (Standardised(section.features, *scaling, kind) for kind in (section.colour, ~section.colour))
-    sites = KrigingSites(section.positions, section.library, other, colour[:])
+    sites = KrigingSites(section.positions, section.library, other, colour[:], apart)
     return cross_krige(sites, section.measured, section.expression, section.depth, folds, section.unmeasured, device)
 
 
@@ -112,14 +125,16 @@ def cross_krige(
     kriging = Kriging(sites, measured, exact=is_exact(len(measured), len(targets)), device=device)
     depths = depth_curves(trusted_depth(expression, depth))
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
+    out_of_fold_depth = np.full(len(measured), np.nan)
     for fold in folds:
         fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
         kriged = fitted.predict(measured[fold.held_out])
         out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
+        out_of_fold_depth[fold.held_out] = kriged.depth
     fitted = kriging.fit(measured, expression, depths)
     final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
-    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, record)
+    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record)
 
 
 def is_exact(measured: int, targets: int) -> bool:
@@ -168,7 +183,7 @@ class Kriging:
         sketch = parts.sketch(centred, SKETCH)
         choices = choose(self.correlations, train[some], parts.scores[some], sketch[some], noise.level[some])
         observed = Observed(self.correlations, train, parts.scores, noise.level, choices)
-        return FittedKriging(observed, parts, mean, centred, self.exact, self.device)
+        return FittedKriging(observed, parts, mean, centred, depths, self.exact, self.device)
 
 
 @dataclass(frozen=True)
@@ -183,6 +198,8 @@ class FittedKriging:
         How expression is made of them.
     mean, centred
         Shape (genes,), and float32, shape (n, genes): expression of the training sites is their sum.
+    depths
+        Of the training sites, where they are known.
     exact, device
         See `Kriging`.
     """
@@ -191,6 +208,7 @@ class FittedKriging:
     components: Components
     mean: np.ndarray
     centred: np.ndarray
+    depths: Depths | None
     exact: bool
     device: str
 
@@ -207,7 +225,16 @@ class FittedKriging:
         for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
             row += remainder * share
         np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
-        return Kriged(predicted, variance)
+        return Kriged(predicted, variance, self._depth_of(solved.mean))
+
+    def _depth_of(self, scores: np.ndarray) -> np.ndarray:
+        """The depth at which expression is shifted as much as the kriged first component of `SpotNoise.shift` says."""
+        if self.depths is None:
+            return np.full(len(scores), np.nan)
+        order, column = np.argsort(self.depths.depth, kind="stable"), self.components.names.index(FIRST_SHIFT)
+        shift, log_depth = self.components.scores[order, column], np.log(self.depths.depth[order])
+        sign = 1 if shift[-1] >= shift[0] else -1  # that of a singular vector is arbitrary
+        return np.exp(np.interp(sign * scores[:, column], np.maximum.accumulate(sign * shift), log_depth))
 
     @property
     def record(self) -> dict[str, np.ndarray]:
