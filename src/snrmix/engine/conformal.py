@@ -52,7 +52,13 @@ class Calibration:
     bound: np.ndarray
     spread: np.ndarray
 
-    def scale(self, predicted: np.ndarray, context: list[np.ndarray], genes: slice = slice(None)) -> np.ndarray:
+    def scale(
+        self,
+        predicted: np.ndarray,
+        context: list[np.ndarray],
+        genes: slice = slice(None),
+        base: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Scale of every prediction, float32, shape (n, genes); arguments as in `calibrate`."""
         out = np.empty(predicted.shape, np.float32)
         group = self.group[genes]
@@ -61,6 +67,7 @@ class Calibration:
             values = features(predicted[:, columns], self.mean[genes][columns], [_columns(c, columns) for c in context])
             seen = np.clip(values, self.bound[g, :, 0], self.bound[g, :, 1])
             scale = np.exp((seen - self.centre[g]) @ self.coefficients[g]) * self.gene_scale[genes][columns]
+            scale = scale if base is None else scale * base[:, columns]
             beyond = np.maximum(values[..., OWN_FEATURES:] - self.bound[g, OWN_FEATURES:, 1], 0)
             if beyond.any():
                 growth = beyond @ np.maximum(self.coefficients[g, OWN_FEATURES:], 0)
@@ -88,7 +95,9 @@ class Calibration:
         return (scale * ((high - low) / (2 * NORMAL_90))).astype(np.float32)
 
 
-def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndarray]) -> Calibration:
+def calibrate(
+    observed: np.ndarray, predicted: np.ndarray, context: list[np.ndarray], base: np.ndarray | None = None
+) -> Calibration:
     """Fit scales and quantiles to out-of-fold predictions.
 
     The log scale of a gene's residuals is linear in what is known of a prediction: how far it lies from the gene's mean
@@ -103,12 +112,15 @@ def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndar
         Shape (n, genes): measured spots, and predictions that never saw them.
     context
         Further predictors of the log scale, each (n, genes) or (n, 1): log kriging sd, log distance to measured spots.
+    base
+        What the scale is proportional to whatever else is known, shape (n, genes); ``None``: nothing is.
     """
     if len(observed) > MOST_SPOTS:
         drawn = np.sort(np.random.default_rng(0).choice(len(observed), MOST_SPOTS, replace=False))
         observed, predicted, context = observed[drawn], predicted[drawn], [c[drawn] for c in context]
+        base = base if base is None else base[drawn]
     mean = observed.mean(0, dtype=np.float64)
-    residual = observed - predicted
+    residual = observed - predicted if base is None else (observed - predicted) / base
     gene_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0, dtype=np.float64)), SMALLEST_SCALE)
     group = gene_groups(mean)
     n_features = OWN_FEATURES + len(context)

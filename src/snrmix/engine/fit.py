@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
 from snrmix.engine.folds import Fold
@@ -25,7 +26,10 @@ HALVED_SPOTS = 800
 
 @dataclass(frozen=True)
 class Settings:
-    """What to fit and how; with `Finetuning`, the network starts from ``encoder``, a ``torch.nn.Module``."""
+    """What to fit and how; with `Finetuning`, the network starts from ``encoder``, a ``torch.nn.Module``.
+
+    ``typical_depth`` is the depth, in counts, that results are given for; ``None``: every spot's own.
+    """
 
     mixing: Mixing
     losses: Losses
@@ -34,6 +38,7 @@ class Settings:
     seed: int
     device: str
     encoder: object = None
+    typical_depth: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class SectionFit:
         float32, (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
         float32, (unmeasured, genes).
+    depths
+        Of the sites, as known and as predicted; ``None`` where those of measured spots are not known.
     by_library
         Scores of every library by its code; without those of which few spots were held out.
     genes, scores
@@ -80,6 +87,7 @@ class SectionFit:
     out_of_fold_sd: np.ndarray
     predicted: np.ndarray
     predicted_sd: np.ndarray
+    depths: SiteDepths | None
     by_library: dict[int, Scores]
     genes: pd.DataFrame
     scores: pd.DataFrame
@@ -108,8 +116,9 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    calibration, out_of_fold_sd, predicted_sd = calibrate_members(
-        section, first, scored, out_of_fold, predicted, kriged, elsewhere
+    depths = tell_depths(section, first, kriged, members)
+    result = calibrate_members(
+        section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
     )
     held_out = {name: member.out_of_fold for name, member in members.items()}
     record = {
@@ -120,15 +129,16 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     del kriged, members  # large, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
-    methods = {"snrmix": out_of_fold, **held_out, **references}
+    alone = given_depth(section, fine, depths)
+    methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
     centres = fitted_means(section, first, fine, list(methods), references["mean"])
-    by_library = score_libraries(section, methods, centres, list(references), scored, settings.seed)
+    by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
     for scores in by_library.values():
         for name, weight in zip(held_out, stack.weights, strict=True):
             scores.genes[f"weight_{name}"] = weight
     return SectionFit(
-        out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, *mean_scores(by_library), scored, calibration,
-        network, record,
+        result.out_of_fold, result.out_of_fold_sd, result.predicted, result.predicted_sd, depths, by_library,
+        *mean_scores(by_library), scored, result.calibration, network, record,
     )  # fmt: skip
 
 
@@ -211,14 +221,17 @@ def stack_members(
 
 def calibrate_members(
     section: Section, folds: list[Fold], scored: np.ndarray, out_of_fold: np.ndarray, predicted: np.ndarray,
-    kriged: SectionKriging | None, elsewhere: bool,
-) -> tuple[Calibration, np.ndarray, np.ndarray]:  # fmt: skip
-    """The calibration, and with it the standard deviation of out-of-fold values and of predictions."""
+    kriged: SectionKriging | None, elsewhere: bool, depths: SiteDepths | None = None, typical: float | None = None,
+) -> AtDepth:  # fmt: skip
+    """The calibration, out-of-fold values and predictions at the depth that is wanted, and their standard deviations."""
     context, context_unmeasured = scale_context(section, folds, scored, kriged, elsewhere)
+    if typical is not None or (depths is not None and np.isfinite(depths.elsewhere).any()):
+        return at_depth(section, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
     calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
     out_of_fold_sd = np.full_like(out_of_fold, np.nan)
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
-    return calibration, out_of_fold_sd, calibration.sd(calibration.scale(predicted, context_unmeasured))
+    predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
+    return AtDepth(calibration, out_of_fold, out_of_fold_sd, predicted, predicted_sd)
 
 
 def scale_context(
