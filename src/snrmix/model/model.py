@@ -29,7 +29,7 @@ from snrmix.plan.parts import plan_model, read_part, run_of
 from snrmix.plan.source import Source, read_source
 from snrmix.tl.impute import impute
 
-OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
+OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share", "at_depth")  # of impute: no business of a model
 TUNING = ("finetune", "finetuning", "preset")
 DEFAULTS = {
     name: parameter.default

@@ -241,3 +241,24 @@ def split_components(centred: np.ndarray, noise: SpotNoise, order: np.ndarray) -
         scores.append(noise.shift)
         loadings.append(noise.loadings)
     return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways, names)
+
+
+def depth_of_shift(depths: Depths | None, parts: Components, scores: np.ndarray) -> np.ndarray:
+    """The depth at which expression is shifted as the kriged first column of `SpotNoise.shift` says, shape (targets,).
+
+    Parameters
+    ----------
+    depths
+        Of the training spots; ``None``: NaN is returned.
+    parts
+        Of the training spots.
+    scores
+        Kriged scores, shape (targets, components).
+    """
+    if depths is None:
+        return np.full(len(scores), np.nan)
+    order, column = np.argsort(depths.depth, kind="stable"), parts.names.index(FIRST_SHIFT)
+    shift = parts.scores[order, column]
+    sign = 1 if shift[-1] >= shift[0] else -1  # that of a singular vector is arbitrary
+    log_depth = np.log(depths.depth[order])
+    return np.exp(np.interp(sign * scores[:, column], np.maximum.accumulate(sign * shift), log_depth))

@@ -19,10 +19,10 @@ import numpy as np
 
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.components import (
-    FIRST_SHIFT,
     Components,
     Depths,
     depth_curves,
+    depth_of_shift,
     split_components,
     spot_noise,
     trusted_depth,
@@ -225,16 +225,7 @@ class FittedKriging:
         for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
             row += remainder * share
         np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
-        return Kriged(predicted, variance, self._depth_of(solved.mean))
-
-    def _depth_of(self, scores: np.ndarray) -> np.ndarray:
-        """The depth at which expression is shifted as much as the kriged first component of `SpotNoise.shift` says."""
-        if self.depths is None:
-            return np.full(len(scores), np.nan)
-        order, column = np.argsort(self.depths.depth, kind="stable"), self.components.names.index(FIRST_SHIFT)
-        shift, log_depth = self.components.scores[order, column], np.log(self.depths.depth[order])
-        sign = 1 if shift[-1] >= shift[0] else -1  # that of a singular vector is arbitrary
-        return np.exp(np.interp(sign * scores[:, column], np.maximum.accumulate(sign * shift), log_depth))
+        return Kriged(predicted, variance, depth_of_shift(self.depths, parts, solved.mean))
 
     @property
     def record(self) -> dict[str, np.ndarray]:
