@@ -18,7 +18,7 @@ STANDARD_ERRORS = 2.0
 NEIGHBOURS = 6  # whose depth a spot's is guessed from
 RATE_NODES = 160  # over eight decades or so: steps of a tenth
 RATE_RANGE = 50.0  # how far below the mean rate of a gene a spot's may be
-STEPS = 60
+STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def rate_posterior(count: np.ndarray, depth: np.ndarray, rates: np.ndarray) -> n
     """
     expected = depth[:, None] * rates
     log_likelihood = count[:, None] * np.log(expected) - expected
-    likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
-    weight = np.full(len(rates), 1 / len(rates))
+    likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True)).astype(np.float32)
+    weight = np.full(len(rates), 1 / len(rates), np.float32)
     for _ in range(STEPS):
         weight = weight * (likelihood.T @ (1 / (likelihood @ weight))) / len(count)
     posterior = likelihood * weight
