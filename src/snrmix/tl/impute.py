@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import wraps
 
 import numpy as np
@@ -16,6 +17,7 @@ from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
+from snrmix.plan.depth import choose_depth, warn_of_other_depths
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import complete, read_options
 from snrmix.plan.parts import Part, plan_models, run_of
@@ -51,6 +53,7 @@ def impute(
     encoder="efficientnet_lite0",
     scales=DEFAULT_SCALES,
     library_key: str | None = None,
+    depth_key: str | None = None,
     share: bool = False,
     mix="snr",
     losses: Losses | None = None,
@@ -61,6 +64,7 @@ def impute(
     max_epochs: int | None = None,
     early_stopping: bool = True,
     fill: str = "auto",
+    at_depth: str = "auto",
     key_added: str = "snrmix",
     random_state: int = 0,
     accelerator: str = "auto",
@@ -112,6 +116,10 @@ def impute(
     library_key
         obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
         SpatialData table. Spots of different libraries are never neighbours.
+    depth_key
+        obs column with counts per spot. For log values it says what depth alone explains; without it ``total_counts`` and
+        the like are looked for. At unmeasured spots, where it has numbers, predictions and intervals are for that depth
+        instead of the one that is predicted there.
     share
         ``False``: each library has its own model, and its result is that of a call on this library alone, but for a number
         of ``genes``, which are chosen over all libraries, and the patch size of a library without an array. ``True``: one
@@ -139,6 +147,10 @@ def impute(
         ``"unmeasured"``: observed values at measured spots, predictions elsewhere. ``"all"``: predictions at every
         spot, those at measured spots out-of-fold, so that the layer is denoised and of one kind. ``"auto"``:
         ``"unmeasured"`` when ``measured`` leaves a spot unmeasured, else ``"all"``.
+    at_depth
+        Counts are noisier and their logarithms lower where a spot is shallow. ``"spot"``: the value as it would be observed
+        at that spot. ``"typical"``: as if every spot had the median depth of the measured ones, so that maps show no depth.
+        ``"auto"``: ``"typical"`` for ``fill="all"``, else ``"spot"``, as the observed values in the layer are.
     key_added
         Name of the results.
     random_state
@@ -168,9 +180,14 @@ def impute(
         float32: half the width of the calibrated 90 % interval for the value that would be observed, divided by 1.645;
         0 where the layer holds the observed value. See `snrmix.tl.interval`.
     ``var["snrmix_pearson" | "snrmix_mse" | "snrmix_explained"]``
-        Out-of-fold scores per gene: Pearson correlation, mean squared error, and share of the mean's squared error that
-        is explained.
+        Out-of-fold scores per gene, of values as observed at the spot: Pearson correlation, mean squared error, and share of
+        the mean's squared error that is explained.
+    ``var["snrmix_pearson_given_depth" | "snrmix_explained_given_depth"]``
+        The same beyond what the gene's mean share of the counts and the depth of the spot say; NaN where depth is unknown.
     ``var["snrmix_reliable"]``
+        Genes whose map may be looked at: predicted better than by the mean and better than by depth alone, on compact
+        groups of spots, at a false discovery rate of 5 %.
+    ``var["snrmix_beats_baselines"]``
         Genes with a lower out-of-fold error than the mean, spatial kNN and ridge each, at a false discovery rate of 5 %.
     ``var["snrmix_modelled"]``
         Genes that were modelled.
@@ -181,6 +198,11 @@ def impute(
         modelled. With several models it is in ``varm``, a column per name of ``uns["snrmix"]["models"]``.
     ``obs["snrmix_measured"]``
         Which spots were taken as measured.
+    ``obs["snrmix_depth"]``
+        Depth, in counts, that predictions assume of a spot: predicted (out-of-fold at measured spots), or that of
+        ``depth_key`` at unmeasured ones. Not there where depth is unknown.
+    ``obs["snrmix_fold"]``
+        In which fold a measured spot was held out; -1 for other spots.
     ``obs["snrmix_model"]``
         With several models, the one that predicts a spot: its library, ``"shared"``, or ``"other slides"``.
     ``uns["snrmix"]``
@@ -205,6 +227,7 @@ def impute(
     True
     """
     _checks.flag("copy", copy)
+    _checks.choice("at_depth", at_depth, ("auto", "spot", "typical"))
     training |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "devices": devices}
     options = read_options(
         encoder=encoder, scales=scales, use_rep=use_rep, share=share, mix=mix, losses=losses, kriging=kriging,
@@ -215,11 +238,13 @@ def impute(
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
-        need_features=not options.settings.kriging or options.finetuning is not None,
+        depth_key=depth_key, need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
     fill = choose_fill(fill, measured is not None, source.is_measured, options.n_folds)
     parts = plan_models(source, options)
-    settings = [part.settings(options) for part in parts]
+    at_depth, typical = choose_depth(at_depth, fill, parts)
+    warn_of_other_depths(source, parts, depth_key)
+    settings = [replace(part.settings(options), typical_depth=typical) for part in parts]
     features = read_features(source, options, run_of(source, options, parts))
     models = fit_models(parts, settings, features)
     parameters = {
@@ -239,12 +264,14 @@ def impute(
         "n_repeats": n_repeats,
         "validation": validation,
         "fill": fill,
+        "at_depth": at_depth,
+        "depth_key": depth_key,
         "random_state": options.settings.seed,
         **({"preset": preset} if preset is not None else {}),
     }
     result = source.table.copy() if copy else source.table
-    write(result, source, features, models, fill, key_added, parameters)
-    report(source, models, key_added, fill)
+    write(result, source, features, models, fill, key_added, parameters, typical)
+    report(source, models, key_added, fill, at_depth)
     return result if copy else None
 
 
@@ -292,15 +319,18 @@ def fit_models(parts: list[Part], settings: list[Settings], features: Features) 
     return models
 
 
-def report(source: Source, models: list[Model], key: str, fill: str) -> None:
+def report(source: Source, models: list[Model], key: str, fill: str, at_depth: str) -> None:
     """Say what was written, and how far to trust it."""
     genes, methods = overall(models)
     scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
+    known = bool(np.isfinite(scores["depth"]))
+    given = f", {genes['pearson_given_depth'].median():.2f} beyond what depth says" if known else ""
     baseline = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].idxmin()
     logger.info(
-        "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median; "
-        "%d of %d genes are reliably better than every baseline%s.",
-        scores["snrmix"], baseline, scores[baseline], genes["pearson"].median(), genes["reliable"].sum(), len(genes),
+        "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median%s; %d of %d "
+        "genes are reliable: better than their mean%s%s.",
+        scores["snrmix"], baseline, scores[baseline], genes["pearson"].median(), given, genes["reliable"].sum(), len(genes),
+        " and than depth alone" if known else "",
         " (means over libraries; reliable in each)" if several else "",
     )  # fmt: skip
     if scores["snrmix"] >= scores[baseline]:
@@ -313,8 +343,8 @@ def report(source: Source, models: list[Model], key: str, fill: str) -> None:
         if rare:
             logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
     logger.info(
-        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r. For maps; for statistics use "
-        "snrmix.tl.draws.",
+        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r, at_depth=%r. For maps; for "
+        "statistics use snrmix.tl.draws.",
         key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
-        UNITS[models[0][0].expression.input_units], fill,
+        UNITS[models[0][0].expression.input_units], fill, at_depth,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from snrmix.engine.kriging.components import (
     Components,
     Depths,
     depth_curves,
+    depth_of_shift,
     split_components,
     spot_noise,
     trusted_depth,
@@ -50,10 +51,13 @@ class Kriged:
     ----------
     mean, sd
         float32, shape (targets, genes): mean and standard deviation of a new observation.
+    depth
+        Shape (targets,): the depth, in counts, whose effect on expression is kriged there; NaN where depths are unknown.
     """
 
     mean: np.ndarray
     sd: np.ndarray
+    depth: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class SectionKriging:
         float32, shape (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
         float32, shape (targets, genes).
+    out_of_fold_depth, predicted_depth
+        Shape (measured,) and (targets,), see `Kriged`.
     record
         Choices made with all measured spots.
     """
@@ -74,6 +80,8 @@ class SectionKriging:
     out_of_fold_sd: np.ndarray
     predicted: np.ndarray
     predicted_sd: np.ndarray
+    out_of_fold_depth: np.ndarray
+    predicted_depth: np.ndarray
     record: dict
 
 
@@ -118,14 +126,16 @@ def cross_krige(
     kriging = Kriging(sites, measured, exact=is_exact(len(measured), len(targets)), device=device)
     depths = depth_curves(trusted_depth(expression, depth))
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
+    out_of_fold_depth = np.full(len(measured), np.nan)
     for fold in folds:
         fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
         kriged = fitted.predict(measured[fold.held_out])
         out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
+        out_of_fold_depth[fold.held_out] = kriged.depth
     fitted = kriging.fit(measured, expression, depths)
     final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
-    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, record)
+    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record)
 
 
 def is_exact(measured: int, targets: int) -> bool:
@@ -174,7 +184,7 @@ class Kriging:
         sketch = parts.sketch(centred, SKETCH)
         choices = choose(self.correlations, train[some], parts.scores[some], sketch[some], noise.level[some])
         observed = Observed(self.correlations, train, parts.scores, noise.level, choices)
-        return FittedKriging(observed, parts, mean, centred, self.exact, self.device)
+        return FittedKriging(observed, parts, mean, centred, depths, self.exact, self.device)
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,8 @@ class FittedKriging:
         How expression is made of them.
     mean, centred
         Shape (genes,), and float32, shape (n, genes): expression of the training sites is their sum.
+    depths
+        Of the training sites, where they are known.
     exact, device
         See `Kriging`.
     """
@@ -197,6 +209,7 @@ class FittedKriging:
     components: Components
     mean: np.ndarray
     centred: np.ndarray
+    depths: Depths | None
     exact: bool
     device: str
 
@@ -213,7 +226,7 @@ class FittedKriging:
         for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
             row += remainder * share
         np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
-        return Kriged(predicted, variance)
+        return Kriged(predicted, variance, depth_of_shift(self.depths, parts, solved.mean))
 
     @property
     def record(self) -> dict[str, np.ndarray]:
