@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import snrmix
 from snrmix.data.flags import read_flags, read_in_tissue, read_mask
 
 YES = np.array([True, False, True, True, False])
