@@ -206,7 +206,7 @@ def change_features(case: Case, how: str) -> np.ndarray:
         near = cKDTree(positions).query(positions, 7)[1][:, 1:]
         return np.concatenate([values, values[near].mean(1)], axis=1)
     if how.startswith("scale"):
-        scales = len(case.prepared.embedding.record["scales"])
+        scales = len(case.features.record["scales"])
         return np.ascontiguousarray(np.split(values, scales, axis=1)[int(how.split()[1])])
     return values
 

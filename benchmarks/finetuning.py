@@ -28,10 +28,11 @@ from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.options import Finetuning, Training
 from snrmix.engine.scores.metrics import pearson
 from snrmix.images import Encoder, resolve_encoder
-from snrmix.plan.options import choose_device
+from snrmix.plan.features import read_features
+from snrmix.plan.options import read_options
+from snrmix.plan.parts import plan_model, run_of
 from snrmix.plan.patches import read_patches
-from snrmix.plan.source import prepare
-from snrmix.plan.splits import choose_folds
+from snrmix.plan.source import read_source
 
 FROZEN = "frozen"
 VARIANTS = [
@@ -73,14 +74,16 @@ def run(name: str, seed: int, training: Finetuning, options):
     adata, given = load(name, options.data, cache=None)
     snrmix.pp.hold_out(adata, share=0.5, random_state=seed, key_added="measured")
     adata = adata[adata.obs["measured"] | adata.obs["measured_held_out"]].copy()
-    encoder, device = resolve_encoder("efficientnet_lite0"), choose_device(training.accelerator)
-    sized = Encoder(encoder.name, encoder.function, options.size)
-    prepared = prepare(
-        adata, measured="measured", genes=options.genes, encoder=sized, scales=options.scales, device=device, **given
-    )
-    section = prepared.section
-    folds = choose_folds(prepared, options.folds, 1, 0.2, seed)
-    patches = read_patches(prepared.sites, patch_sides(prepared.sites, options.scales), options.size)
+    encoder = resolve_encoder("efficientnet_lite0")
+    checked = read_options(
+        encoder=Encoder(encoder.name, encoder.function, options.size), scales=options.scales, n_folds=options.folds,
+        random_state=seed, accelerator=training.accelerator,
+    )  # fmt: skip
+    source = read_source(adata, measured="measured", genes=options.genes, need_features=True, **given)
+    prepared = plan_model(source, checked, range(len(source.sites.libraries)))
+    section = prepared.section(read_features(source, checked, run_of(source, checked, [prepared])))
+    folds, sites = prepared.folds, source.located.open()
+    patches = read_patches(sites, patch_sides(sites, options.scales), options.size)
     truth = hidden_expression(adata, prepared)
     error_of_mean = np.mean((truth - section.expression.mean(0)) ** 2)
     for part, mix in VARIANTS:
@@ -116,7 +119,7 @@ def hidden_expression(adata, prepared) -> np.ndarray:
     """Expression of the hidden spots in the units of the section, (hidden, genes)."""
     genes, everywhere = list(adata.var_names[prepared.expression.columns]), np.ones(len(prepared.sites), bool)
     expression = read_expression(adata, prepared.sites, everywhere, layer=None, units="auto", genes=genes)
-    return expression.values[prepared.section.unmeasured]
+    return expression.values[~prepared.is_measured]
 
 
 def _value(text: str):

@@ -15,7 +15,7 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import result_table
+from snrmix.data.results import CALIBRATION, MEASURED, MODEL, SD, Result
 
 FRAMES = ("obs", "var")
 
@@ -70,14 +70,14 @@ def write_layer(
     >>> snrmix.tl.impute(sdata)
     >>> snrmix.io.write_layer("section.zarr", sdata)
     """
-    table = result_table(data, key, table_key)
+    result = Result.find(data, key, table_key)
     root = _open_store(path)
     path = Path(path)
     name = _table_path(root, table_key)
     store = root[name] if name else root
-    _check_names(store, table)
-    elements = _elements(table, key, embedding)
-    old = _present(store, elements, table, key)
+    _check_names(store, result.table)
+    elements = _elements(result, embedding)
+    old = _present(store, elements, result)
     if old and not overwrite:
         raise ValueError(
             f"{str(path)!r} has {listing(sorted(old), 3)} already; pass overwrite=True to replace the result, or store one of "
@@ -148,32 +148,27 @@ def _check_names(store, table: AnnData) -> None:
         raise ValueError(f"{what} of data and store are {problem}; {remedy}.")
 
 
-def _elements(table: AnnData, key: str, embedding: bool) -> dict[str, object]:
+def _elements(result: Result, embedding: bool) -> dict[str, object]:
     """What to store and where, the record in ``uns`` last: without it there is no result."""
-    elements = {f"layers/{name}": table.layers[name] for name in (key, f"{key}_sd") if name in table.layers}
-    if f"{key}_measured" in table.obs:
-        elements[f"obs/{key}_measured"] = table.obs[f"{key}_measured"].to_numpy()
-    if f"{key}_model" in table.obs:  # of several models
-        elements[f"obs/{key}_model"] = table.obs[f"{key}_model"].array
-        elements[f"varm/{key}_calibration"] = table.varm[f"{key}_calibration"]
-    elements |= {f"var/{name}": table.var[name].to_numpy() for name in _columns(table.var, key, table.uns)}
+    table, key = result.table, result.key
+    elements = {f"layers/{name}": table.layers[name] for name in (key, result.name(SD)) if name in table.layers}
+    if result.name(MEASURED) in table.obs:
+        elements[f"obs/{result.name(MEASURED)}"] = table.obs[result.name(MEASURED)].to_numpy()
+    if result.is_of_several:
+        elements[f"obs/{result.name(MODEL)}"] = table.obs[result.name(MODEL)].array
+        elements[f"varm/{result.name(CALIBRATION)}"] = table.varm[result.name(CALIBRATION)]
+    elements |= {f"var/{name}": table.var[name].to_numpy() for name in result.own_columns(table.var, table.uns)}
     if embedding:
         if CACHE_KEY not in table.obsm:
             raise KeyError(f"embedding=True, but obsm[{CACHE_KEY!r}] is missing; obsm has: {listing(table.obsm)}.")
         elements |= {f"obsm/{CACHE_KEY}": table.obsm[CACHE_KEY], f"uns/{CACHE_KEY}": table.uns[CACHE_KEY]}
-    return {**elements, f"uns/{key}": table.uns[key]}
+    return {**elements, f"uns/{key}": result.record}
 
 
-def _columns(names, key: str, results) -> list[str]:
-    """Columns of one result: those that start with its name, and not with the longer name of another one."""
-    others = tuple(f"{other}_" for other in results if other != key and other.startswith(f"{key}_"))
-    return [name for name in names if name.startswith(f"{key}_") and not name.startswith(others)]
-
-
-def _present(store, elements, table: AnnData, key: str) -> list[str]:
+def _present(store, elements, result: Result) -> list[str]:
     """What the store has of this result, the record last."""
-    columns = _columns(_columns_of(store, "var"), key, {*table.uns, *store["uns"]})
-    of_several = f"obs/{key}_model", f"varm/{key}_calibration"
+    columns = result.own_columns(_columns_of(store, "var"), {*result.table.uns, *store["uns"]})
+    of_several = f"obs/{result.name(MODEL)}", f"varm/{result.name(CALIBRATION)}"
     wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *of_several, *elements])
     return [element for element in wanted if element in store]
 

@@ -96,7 +96,7 @@ def tuner(mixing=None, encoder=None, pixels=None, losses=None, **options):
     torch.nn.init.normal_(network.weight, generator=torch.Generator().manual_seed(0))
     module = Finetuner(network, PatchStore.of(pixels), target, fold, table, mixing, losses or Losses(), options, 0)
     module.on_fit_start()
-    module.order, module.epoch_loss = module.table.train, torch.zeros(())
+    module.order, module.epoch_loss = module.table.train, torch.zeros(1)
     return module
 
 
@@ -175,8 +175,8 @@ def test_predictions_and_labels_belong_to_the_same_spots():
     _, first, second = (x[:, 0, 0, 0, 0].mul(255).round().long() for x in seen["patches"].chunk(3))
     anchors = module.order[0, module.batch : 2 * module.batch]
     assert torch.equal(first, anchors) and not torch.equal(second, anchors)
-    assert torch.equal(seen["first"][0], module.targets[first]) and torch.equal(
-        seen["second"][0], module.targets[second]
+    assert torch.equal(seen["first"][0], module.targets[0][first]) and torch.equal(
+        seen["second"][0], module.targets[0][second]
     )
     np.testing.assert_allclose(seen["ends"][1][0].detach(), seen["outputs"].chunk(3)[2].detach())
 
@@ -440,7 +440,7 @@ def test_batch_norms_keep_their_statistics(fitted):
     before = module.network.encoder.blocks[0][1].running_mean.clone()
     module.training_step(0)
     assert torch.equal(module.network.encoder.blocks[0][1].running_mean, before)
-    module.judge(torch.arange(4))
+    module.judge(0, torch.arange(4))
     assert not any(m.training for m in module.modules() if isinstance(m, nn.BatchNorm2d)) and module.network.training
     found = fit(section, pixels, encoder=encoder)
     assert "encoder.blocks.0.1.weight" in found.weights[0]  # scale and shift are trained
@@ -532,9 +532,9 @@ def test_the_moving_average_of_the_weights(memory, wanted):
         found.append(module.average["bias"][0].item())
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     module.average["bias"] += 5  # it is what is judged
-    before = module.judge(torch.arange(3))[0]
+    before = module.judge(0, torch.arange(3))[0]
     module.average["bias"] -= 5
-    np.testing.assert_allclose(module.judge(torch.arange(3))[0], before - 5, atol=1e-4)
+    np.testing.assert_allclose(module.judge(0, torch.arange(3))[0], before - 5, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(MIXINGS))

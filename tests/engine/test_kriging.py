@@ -7,8 +7,8 @@ from snrmix.engine.kriging import krige as kriging
 from snrmix.engine.kriging import systems
 from snrmix.engine.kriging.components import depth_curves, split_components, spot_noise, trusted_depth
 from snrmix.engine.kriging.covariance import Correlations, KrigingSites
-from snrmix.engine.kriging.krige import choice_spots, cross_krige, krige, leave_one_out
-from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
+from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, leave_one_out
+from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
 from snrmix.engine.linear_algebra import leading_directions
 from snrmix.engine.neighbours import nearest
 from snrmix.engine.scores.baselines import spatial_knn
@@ -58,7 +58,7 @@ def test_systems_agree_with_textbook(solve, features, monkeypatch):
     scores, noise = rng.normal(size=(50, 2)), rng.uniform(0.5, 1.5, 50)
     correlations = Correlations(sites, train)
     choices = [one_choice(3, 1), one_choice(1, 2, 0.7), one_choice(3, 3)]
-    solved = solve(correlations, choices, train, targets, scores, noise)
+    solved = solve(Observed(correlations, train, scores, noise, choices), targets)
 
     # From the definitions: distances in a loop, kernels written out.
     near = nearest(sites.positions, sites.library, train, targets, 6)[0]
@@ -127,9 +127,8 @@ def test_neighbourhoods_of_all_spots_are_exact(monkeypatch):
     sites = make_sites(120, libraries=2)
     expression, train, targets = draw_expression(sites)[:90], np.arange(90), np.arange(90, 120)
     monkeypatch.setattr(systems, "NEIGHBOURS", 90)
-    correlations = Correlations(sites, train)
-    exact = krige(correlations, train, targets, expression)
-    near = krige(correlations, train, targets, expression, exact=False)
+    exact = Kriging(sites, train).fit(train, expression).predict(targets)
+    near = Kriging(sites, train, exact=False).fit(train, expression).predict(targets)
     np.testing.assert_allclose(near.mean, exact.mean, rtol=1e-4)
     np.testing.assert_allclose(near.sd, exact.sd, rtol=1e-4)
 
@@ -138,11 +137,8 @@ def test_neighbourhoods_lose_little():
     sites = make_sites(900)
     expression = draw_expression(sites)
     train, targets = np.arange(600), np.arange(600, 900)
-    correlations = Correlations(sites, train)
-    error = [
-        np.mean((krige(correlations, train, targets, expression[:600], exact=exact).mean - expression[600:]) ** 2)
-        for exact in (True, False)
-    ]
+    fitted = [Kriging(sites, train, exact=exact).fit(train, expression[:600]) for exact in (True, False)]
+    error = [np.mean((kriging.predict(targets).mean - expression[600:]) ** 2) for kriging in fitted]
     assert error[1] < 1.02 * error[0]
 
 
@@ -155,8 +151,8 @@ def test_neighbours_are_the_most_correlated(monkeypatch):
     near = systems.neighbourhoods(correlations, train, targets)
     assert near.shape == (100, 64)
     assert (np.diff(near, axis=1) > 0).all()
-    block = correlations.between(targets, train)
-    similar = np.mean([c.of(block) for c in correlations.candidates], axis=0)
+    relations = correlations.between(targets, train)
+    similar = np.mean([c.of(relations) for c in correlations.candidates], axis=0)
     best = np.argsort(-similar, axis=1)[:, :32]
     found = (best[:, :, None] == near[:, None, :]).any(2)
     assert found.mean() > 0.9
@@ -168,7 +164,7 @@ def test_libraries_do_not_mix_in_space(solve):
     train, targets = np.arange(300), np.arange(300, 400)
     choices = [one_choice(1, 1), one_choice(3, 1)]
     scores = np.random.default_rng(0).normal(size=(300, 1))
-    solved = solve(Correlations(sites, train), choices, train, targets, scores, np.ones(300))
+    solved = solve(Observed(Correlations(sites, train), train, scores, np.ones(300), choices), targets)
     smoother = solved.smoother if solve is solve_exact else solved.smoother.toarray()
     other = sites.library[targets][:, None] != sites.library[train][None]
     assert np.abs(smoother[other]).max() < 1e-12
@@ -180,10 +176,10 @@ def test_library_without_measured_spots(exact):
     sites = make_sites(320, libraries=2)
     train, targets = np.flatnonzero(sites.library == 0), np.flatnonzero(sites.library == 1)
     expression = draw_expression(sites)[train]
-    result = krige(Correlations(sites, train), train, targets, expression, exact=exact)
+    result = Kriging(sites, train, exact=exact).fit(train, expression).predict(targets)
     assert np.isfinite(result.mean).all() and np.isfinite(result.sd).all()
     space = KrigingSites(sites.positions, sites.library)
-    result = krige(Correlations(space, train), train, targets, expression, exact=exact)
+    result = Kriging(space, train, exact=exact).fit(train, expression).predict(targets)
     np.testing.assert_allclose(result.mean, np.broadcast_to(expression.mean(0), result.mean.shape), rtol=1e-5)
 
 
@@ -240,7 +236,7 @@ def test_noise_falls_back_to_the_mean():
         expression[:, 20:] = rng.normal(3, 0.7, (220, 20))
         for genes in (slice(20, 40), slice(0, 40)):
             values = expression[:, genes]
-            result = krige(Correlations(sites, np.arange(140)), np.arange(140), np.arange(140, 220), values[:140])
+            result = Kriging(sites, np.arange(140)).fit(np.arange(140), values[:140]).predict(np.arange(140, 220))
             error = ((result.mean - values[140:]) ** 2)[:, -20:].mean()
             ratios.append(error / ((values[:140].mean(0) - values[140:]) ** 2)[:, -20:].mean())
     # Over 20 seeds: noise alone 1.001 on average and 1.002 at most; beside 20 genes with signal 1.007 and 1.014.
@@ -253,7 +249,7 @@ def test_beats_neighbours_on_simulated_fields():
         sites = make_sites(300, seed)
         expression = draw_expression(sites, seed=seed)
         train, targets = np.arange(200), np.arange(200, 300)
-        result = krige(Correlations(sites, train), train, targets, expression[:200])
+        result = Kriging(sites, train).fit(train, expression[:200]).predict(targets)
         knn = spatial_knn(sites.positions, sites.library, train, targets, expression[:200])
         ratios.append(np.mean((result.mean - expression[200:]) ** 2) / np.mean((knn - expression[200:]) ** 2))
     # Over 10 seeds: 0.94 on average, 0.98 at most.
@@ -267,7 +263,7 @@ def test_sd_is_calibrated(exact):
         sites = make_sites(400, seed)
         expression = draw_expression(sites, seed=seed)
         train, targets = np.arange(250), np.arange(250, 400)
-        result = krige(Correlations(sites, train), train, targets, expression[:250], exact=exact)
+        result = Kriging(sites, train, exact=exact).fit(train, expression[:250]).predict(targets)
         z = (expression[250:] - result.mean) / result.sd
         squared.append(np.mean(z**2))
         inside.append(np.mean(np.abs(z) < 1.645))
@@ -279,7 +275,7 @@ def test_sd_grows_away_from_measured_spots():
     sites = make_sites(300)
     inner = np.linalg.norm(sites.positions - sites.positions.mean(0), axis=1) < 5
     train, targets = np.flatnonzero(~inner), np.flatnonzero(inner)
-    result = krige(Correlations(sites, train), train, targets, draw_expression(sites)[train])
+    result = Kriging(sites, train).fit(train, draw_expression(sites)[train]).predict(targets)
     away = np.linalg.norm(sites.positions[targets][:, None] - sites.positions[train][None], axis=-1).min(1)
     assert np.corrcoef(away, result.sd.mean(1))[0, 1] > 0.5
 
@@ -370,10 +366,7 @@ def test_small_and_degenerate_data(n, genes):
 
 def test_record_says_what_was_used():
     sites = make_sites(120)
-    result = krige(
-        Correlations(sites, np.arange(100)), np.arange(100), np.arange(100, 120), draw_expression(sites)[:100]
-    )
-    record = result.record
+    record = Kriging(sites, np.arange(100)).fit(np.arange(100), draw_expression(sites)[:100]).record
     assert record["component"][-1] == "remainder"
     assert {len(values) for values in record.values()} == {len(record["component"])}
     assert (record["weight"] > 0).all() and (record["weight"] <= 1).all()

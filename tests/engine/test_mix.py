@@ -208,16 +208,14 @@ def test_targets_are_mixed_as_features_are(two_libraries, clean):
     targets = [make_targets(expression[:70], fold.train) for fold in folds]
     mixing, seen = resolve_mixing(clean), {}
 
-    class Spy:
-        k, sigma = 6, 0.5
-
+    class Spy(SNRMixing):
         def draw(self, anchors, table, generator):
             seen["partners"], seen["share"] = mixing.draw(anchors, table, generator)
             seen["anchors"] = anchors
             return seen["partners"], seen["share"]
 
     class Recorder:
-        needs_ends = True
+        needs_ends, edge = True, 0.1
 
         def __call__(self, mixed, ends, first, second, share, edge_weight):
             assert edge_weight is None
@@ -227,9 +225,9 @@ def test_targets_are_mixed_as_features_are(two_libraries, clean):
     def neighbours(train, k):
         return spatial_neighbours(positions[train], library[train], k)
 
-    table = partner_table(targets, folds, neighbours, Spy(), 0)
+    table = partner_table(targets, folds, neighbours, Spy(k=6, sigma=0.5), 0)
     options = Training(dropout=0.0, hidden=9, accelerator="cpu")
-    heads = Heads(features, targets, folds, table, Spy(), Recorder(), options, seed=0)
+    heads = Heads(features, targets, folds, table, Spy(k=6, sigma=0.5), Recorder(), options, seed=0)
     with torch.no_grad():
         heads.head_weight.normal_(generator=generator())
         heads.on_fit_start()

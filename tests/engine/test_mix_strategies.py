@@ -20,7 +20,6 @@ from snrmix.engine.mix import (
     PuzzleMix,
     RCMixup,
     SNRMixing,
-    needs_pixels,
     resolve_mixing,
 )
 from snrmix.engine.network.crossfit import fit_network
@@ -65,7 +64,7 @@ def table_for(slides):
 
     def make(mixing):
         table = partner_table([make_targets(expression, fold.train)], [fold], neighbours, mixing, 0, library)
-        return mixing.prepare(table) if hasattr(mixing, "prepare") else table
+        return mixing.prepare(table)
 
     return make
 
@@ -94,7 +93,7 @@ def own_library(slides, anchor):
 
 def test_all_strategies_are_known_by_name():
     assert NAMES <= set(MIXINGS)
-    assert {name for name in MIXINGS if needs_pixels(resolve_mixing(name))} == PIXELS
+    assert {name for name in MIXINGS if resolve_mixing(name).needs_pixels} == PIXELS
     with pytest.raises(ValueError, match="unknown mix='snr_expresion'; available: .* Did you mean 'snr_expression'"):
         resolve_mixing("snr_expresion")
 

@@ -10,7 +10,7 @@ from snrmix.engine.scores import baselines as baselines_module
 from snrmix.engine.scores.baselines import NEIGHBOURS, baselines, ridge, spatial_knn
 from snrmix.engine.scores.by_library import score_methods
 from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
-from snrmix.engine.scores.reliability import MOST_BLOCKS, better_than_all, spatial_blocks
+from snrmix.engine.scores.reliability import MOST_GROUPS, better_than_all, compact_groups
 from snrmix.engine.section import Section
 
 
@@ -98,8 +98,8 @@ def test_blocks_are_compact_of_eight_spots_or_more_and_never_across_libraries():
     for sizes in ([64], [400], [2500, 100], [30, 5, 300]):
         library = np.repeat(np.arange(len(sizes)), sizes)
         positions = rng.uniform(0, 10, (len(library), 2))
-        block = spatial_blocks(positions, library, rng)
-        assert set(block) == set(range(block.max() + 1)) and block.max() + 1 <= MOST_BLOCKS + len(sizes)
+        block = compact_groups(positions, library, rng)
+        assert set(block) == set(range(block.max() + 1)) and block.max() + 1 <= MOST_GROUPS + len(sizes)
         for b in range(block.max() + 1):
             own = block == b
             assert len(np.unique(library[own])) == 1

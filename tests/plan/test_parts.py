@@ -157,7 +157,7 @@ def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
 def test_reliable_means_reliable_on_every_measured_slide(pair, monkeypatch, share):
     every = iter([2, 3])
     reliable = lambda observed, *rest: np.arange(observed.shape[1]) % next(every) == 0  # noqa: E731
-    monkeypatch.setattr("snrmix.engine.fit.better_than_all", reliable)
+    monkeypatch.setattr("snrmix.engine.scores.by_library.better_than_all", reliable)
     genes = [f"gene_{i}" for i in range(10, 22)]
     result = snrmix.tl.impute(pair, measured="measured", genes=genes, share=share, copy=True, **FAST)
     assert list(np.flatnonzero(result.var["snrmix_reliable"][genes])) == [0, 6]

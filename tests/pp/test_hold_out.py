@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 import snrmix
-from snrmix.pp.hold_out import compact_blocks
+from snrmix.plan.hold_out import compact_blocks
 
 
 @pytest.fixture(scope="module")

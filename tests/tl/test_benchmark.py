@@ -6,7 +6,7 @@ import pytest
 
 import snrmix
 from snrmix.engine.folds import Fold
-from snrmix.engine.mix import MIXINGS, needs_pixels, resolve_mixing
+from snrmix.engine.mix import MIXINGS, resolve_mixing
 from snrmix.engine.scores.smoothing import diffuse, graph_smoothing, random_walk
 from snrmix.tl._methods import available_methods
 
@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 FAST = {"encoder": "colour", "max_epochs": 2, "genes": 20, "n_folds": 2, "n_repeats": 1}
 SCORES = ["mse", "mse_mean", "pearson"]
-ON_FEATURES = [name for name in MIXINGS if not needs_pixels(resolve_mixing(name))]
+ON_FEATURES = [name for name in MIXINGS if not resolve_mixing(name).needs_pixels]
 
 
 @pytest.fixture(scope="module")

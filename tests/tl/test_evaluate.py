@@ -289,7 +289,7 @@ def test_refusals_say_what_to_do(case, adata, assert_unchanged):
     refused(adata, KeyError, "held_out='held_ot' is not in obs.*Did you mean 'held_out'", held_out="held_ot")
     refused(adata, TypeError, "held_out must be boolean", held_out=np.arange(adata.n_obs))
     refused(adata, ValueError, r"shape \(3,\)", held_out=[True, False, True])
-    refused(adata, ValueError, "marks 0 spots", held_out=np.zeros(adata.n_obs, bool))
+    refused(adata, ValueError, "marks no spot", held_out=np.zeros(adata.n_obs, bool))
     refused(adata, KeyError, "'nothing' is not in layers", truth="nothing")
     refused(adata, ValueError, "index of held_out differs", held_out=pd.Series(~measured))
     assert_unchanged(before, adata)

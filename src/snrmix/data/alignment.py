@@ -106,36 +106,50 @@ def check_frame(
     _check_on_tissue(image, ought, factors, source)
 
 
-def check_scale(lattice: Lattice, positions: np.ndarray, library: str, image: SectionImage | None = None) -> None:
+UM_REMEDY = "um_per_px= (or 'microns_per_pixel' of Space Ranger) must be micrometres per full-resolution pixel."
+
+
+def check_scale(lattice: Lattice, positions: np.ndarray, library: str) -> None:
     """Refuse micrometres that cannot be right, and warn where they contradict the array.
 
     Raises
     ------
     ValueError
-        When the section would be larger than a slide, or the pixels of its image finer than any microscope's or as
-        large as cells.
+        When the section would be larger than a slide.
     """
     um, fitting = lattice.um_per_px, lattice.array_um / lattice.pitch
     if np.isnan(um) or um == fitting:
         return
-    remedy = "um_per_px= (or 'microns_per_pixel' of Space Ranger) must be micrometres per full-resolution pixel."
     span = um * np.ptp(positions, axis=0).max()
     if span > WIDEST_SECTION_UM:
         raise ValueError(
             f"with {um:.4g} um per px the spots of library {library!r} would span {span / 1000:.0f} mm, more than a "
-            f"slide. {remedy}"
-        )
-    pixel = um if image is None else um / image.levels[0].scale.max()
-    if image is not None and not UM_PER_PIXEL[0] <= pixel <= UM_PER_PIXEL[1]:
-        raise ValueError(
-            f"with {um:.4g} um per px a pixel of {_called(image)} would be {pixel:.3g} um wide; between "
-            f"{UM_PER_PIXEL[0]:g} and {UM_PER_PIXEL[1]:g} um are possible. {remedy}"
+            f"slide. {UM_REMEDY}"
         )
     if max(um / fitting, fitting / um) > SAME_PITCH:
         logger.warning(
             "library %r: with %.4g um per px neighbouring spots are %.0f um apart, but they are on an array of %.0f "
             "um; um_per_px=%.4g would fit.", library, um, um * lattice.pitch, lattice.array_um, fitting,
         )  # fmt: skip
+
+
+def check_pixel_size(lattice: Lattice, image: SectionImage) -> None:
+    """Refuse micrometres that cannot be right for an image.
+
+    Raises
+    ------
+    ValueError
+        When its pixels would be finer than any microscope's, or as large as cells.
+    """
+    um = lattice.um_per_px
+    if np.isnan(um) or um == lattice.array_um / lattice.pitch:
+        return
+    pixel = um / image.levels[0].scale.max()
+    if not UM_PER_PIXEL[0] <= pixel <= UM_PER_PIXEL[1]:
+        raise ValueError(
+            f"with {um:.4g} um per px a pixel of {_called(image)} would be {pixel:.3g} um wide; between "
+            f"{UM_PER_PIXEL[0]:g} and {UM_PER_PIXEL[1]:g} um are possible. {UM_REMEDY}"
+        )
 
 
 def check_spot_diameter(factors: Mapping, lattice: Lattice, library: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,15 +47,62 @@ class Embedding:
         return np.tile(np.arange(per_scale) >= per_scale - COLOUR_FEATURES, len(self.record["scales"]))
 
 
-def compute_embedding(
-    sites: Sites,
-    encoder="efficientnet_lite0",
-    scales=DEFAULT_SCALES,
-    device: str = "cpu",
-    cached=None,
-    check: Callable[..., None] | None = None,
-) -> Embedding:
-    """Embed the patches around every site, or reuse what is ``cached``.
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """What it takes to embed the patches around every site, or the embedding that can be reused.
+
+    Parameters
+    ----------
+    sites, encoder, device
+        What will be embedded, with what, and where.
+    record
+        See `Embedding`.
+    reused
+        Features of an earlier call; ``None``: there are none, or they are of something else.
+    grids
+        See `patch_grids`.
+    width
+        Features of a site, over all scales.
+    patches
+        Patches to embed.
+    patch_seconds
+        Time that the encoder takes for one; 0 where they are few.
+    """
+
+    sites: Sites
+    encoder: Encoder
+    device: str
+    record: dict
+    reused: np.ndarray | None
+    grids: list[list[Grid | None]]
+    width: int
+    patches: int = 0
+    patch_seconds: float = 0.0
+
+    @property
+    def scales(self) -> int:
+        """Number of scales."""
+        return len(self.record["scales"])
+
+    def embed(self) -> Embedding:
+        """Do it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an encoder whose output is not (patches, features) and finite.
+        """
+        if self.reused is not None:
+            return Embedding(self.reused, self.record)
+        with on_device(self.encoder.function, self.device):
+            features = _embed(self.sites, self.encoder, self.record["patch_side"], self.grids, self.device)
+        return Embedding(features, self.record)
+
+
+def plan_embedding(
+    sites: Sites, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, device: str = "cpu", cached=None
+) -> EmbeddingPlan:
+    """Find out what it takes to embed the patches around every site, and whether that is needed.
 
     Parameters
     ----------
@@ -70,9 +116,6 @@ def compute_embedding(
         torch device of the encoder.
     cached
         ``(features in site order, record)`` of an earlier call, or ``None``.
-    check
-        Called before the work begins with ``features`` (of a site, over all scales), ``scales`` (their number),
-        ``patches`` to embed, and ``patch_seconds``, the time that one takes.
 
     Raises
     ------
@@ -85,17 +128,19 @@ def compute_embedding(
         record = describe(sites, encoder, scales, device)
         if cached is not None and is_reusable(cached, record):
             logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
-            if check is not None:
-                check(features=cached[0].shape[1], scales=len(scales))
-            return Embedding(cached[0], {**record, **made_from(cached[1], record)})
+            record = {**record, **made_from(cached[1], record)}
+            return EmbeddingPlan(sites, encoder, device, record, cached[0], [], cached[0].shape[1])
         _warn_of_unknown_scale(sites)
         grids = patch_grids(sites, record["patch_side"])
-        if check is not None:
-            patches, features = count_patches(sites, grids), len(record["encoder_probe"]) // 2 + COLOUR_FEATURES
-            seconds = patch_seconds(encoder, device) if patches > FEW_PATCHES else 0.0
-            check(features=features * len(scales), scales=len(scales), patches=patches, patch_seconds=seconds)
+        patches, features = count_patches(sites, grids), len(record["encoder_probe"]) // 2 + COLOUR_FEATURES
+        seconds = patch_seconds(encoder, device) if patches > FEW_PATCHES else 0.0
         record["grid_spacing"] = np.array([[grid.spacing if grid else 0.0 for grid in own] for own in grids])
-        return Embedding(_embed(sites, encoder, record["patch_side"], grids, device), record)
+        return EmbeddingPlan(sites, encoder, device, record, None, grids, features * len(scales), patches, seconds)
+
+
+def compute_embedding(sites: Sites, *args, **options) -> Embedding:
+    """Embed the patches around every site, or reuse what there is; parameters and errors are those of `plan_embedding`."""
+    return plan_embedding(sites, *args, **options).embed()
 
 
 def check_scales(scales) -> np.ndarray:

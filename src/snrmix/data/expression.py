@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from snrmix import _checks
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.sites import Sites
@@ -111,8 +112,7 @@ def read_expression(
     ValueError, KeyError, TypeError
         For negative or missing values, units that cannot be told, empty measured spots, unknown genes.
     """
-    if units not in ("auto", "counts", "log"):
-        raise ValueError(f"units={units!r}; choose 'auto', 'counts' or 'log'.")
+    _checks.choice("units", units, ("auto", "counts", "log"))
     rows, by_name = sites.order[measured], np.argsort(np.asarray(table.var_names, dtype=str), kind="stable")
     values = _read_values(table, rows, layer)[:, by_name]
     values.sum_duplicates()  # sorts too: sums come out the same, however the matrix was stored

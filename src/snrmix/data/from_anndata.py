@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from anndata import AnnData
@@ -13,7 +14,7 @@ from snrmix.images.source import SectionImage, open_image, scaling
 
 
 def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
-    """Positions, a function from library to its image, and no micrometres, as `snrmix.data.from_spatialdata.read_spatialdata`."""
+    """Positions, what finds the image of a library, and no micrometres, as `snrmix.data.from_spatialdata.read_spatialdata`."""
     if "spatial" not in table.obsm:
         raise KeyError(
             f"obsm['spatial'] (x, y in full-resolution pixels) is missing; obsm has: {listing(table.obsm)}. "
@@ -27,7 +28,7 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
         raise ValueError(f"obsm['spatial'] has shape {positions.shape}; expected ({table.n_obs}, 2): x and y.")
     known = stored_sections(table)
 
-    def find_image(library: str) -> SectionImage:
+    def find_image(library: str) -> Callable[[], SectionImage]:
         entry = entry_of(table, library) if len(set(labels)) == 1 else known.get(library, {})
         if not entry.get("images"):
             raise KeyError(
@@ -40,8 +41,8 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
     return positions, find_image, {}
 
 
-def _stored_image(entry: Mapping, image_key: str | None, library: str) -> SectionImage:
-    """The image of ``uns["spatial"][library]`` that was asked for, or else the finest."""
+def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Callable[[], SectionImage]:
+    """What opens the image of ``uns["spatial"][library]`` that was asked for, or else the finest."""
     images, factors = entry["images"], entry.get("scalefactors", {})
     if image_key is None:
         scaled = [k for k in images if f"tissue_{k}_scalef" in factors]
@@ -67,4 +68,4 @@ def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Sectio
             f"uns['spatial'][{library!r}]['scalefactors']['tissue_{image_key}_scalef'] is {factor}; it must be "
             "positive."
         )
-    return open_image(images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")
+    return partial(open_image, images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")

@@ -15,9 +15,13 @@ from snrmix.images.source import SectionImage, section_image
 AXES = ("x", "y")
 MOST_SHEAR = 0.05  # cosine between the image's axes
 
+Finder = Callable[[], Callable[[], SectionImage]]  # refuses, or tells what opens an image
+
 
 def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
-    """Positions of the table's rows, shape (n, 2), a function from library to its image, and um per px where known.
+    """Positions of the table's rows, shape (n, 2), what finds the image of a library, and um per px where known.
+
+    What is found opens the image; what is wrong with it without a look at pixels is said when it is found.
 
     Rows are matched to shapes by the table's instance key, so filtered and permuted tables are right. Positions are
     centroids in a coordinate system that the region shares with an image.
@@ -34,7 +38,7 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
         )
     regions = table.obs[attrs["region_key"]].astype(str).to_numpy()
     positions = np.full((table.n_obs, 2), np.nan)
-    image_of: dict[str, Callable[[], SectionImage]] = {}
+    image_of: dict[str, Finder] = {}
     um_of: dict[str, float] = {}
     for region in sorted(set(regions)):
         if region not in sdata:
@@ -43,19 +47,19 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
                 f"{listing(element[1] for element in sdata.gen_elements())}."
             )
         rows = regions == region
-        system, open_image = _choose_image(sdata, region, image_key)
+        system, find = _choose_image(sdata, region, image_key)
         positions[rows] = _centroids(sdata[region], system, table.obs.loc[rows, attrs["instance_key"]], region)
         for library in np.unique(labels[rows]).tolist():
             if library in image_of:
                 raise ValueError(
                     f"library {library!r} spans several regions; choose library_key={attrs['region_key']!r}."
                 )
-            image_of[library], um_of[library] = open_image, _um_of_bins(sdata, region, system)
+            image_of[library], um_of[library] = find, _um_of_bins(sdata, region, system)
     return positions, lambda library: image_of[library](), um_of
 
 
-def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Callable[[], SectionImage]]:
-    """A coordinate system of the region, and what opens its image.
+def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Finder]:
+    """A coordinate system of the region, and what finds its image.
 
     They are those of the image that shows the region with most pixels. What is wrong with the images is said only when
     the image is wanted.
@@ -84,7 +88,7 @@ def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Calla
             logger.info("region %r: image %r in coordinate system %r (most pixels).", region, name, system)
         return section_image(_arrays(sdata.images[name]), affines, f"image {name!r}")
 
-    return system, open_image
+    return system, lambda: open_image
 
 
 def _um_of_bins(sdata, region: str, system: str) -> float:

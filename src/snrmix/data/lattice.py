@@ -99,21 +99,17 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
     return Lattice(pitch, next(known, np.nan), fit is not None, array_um)
 
 
-def patch_unit(pitch, um_per_px):
-    """What patches are multiples of, in units of the positions: the pitch, but at least 50 um where that is known."""
-    with np.errstate(invalid="ignore"):
-        return np.fmax(pitch, SMALLEST_UNIT_UM / um_per_px)
-
-
 def patch_units(lattices: Sequence[Lattice]) -> np.ndarray:
     """What the patches of each library are multiples of, in units of its positions, shape (libraries,).
 
-    It is `patch_unit`. But where micrometres are known for all libraries, those without an array, such as a grid laid over
-    an H&E image, get patches of the size in micrometres that those with an array have (the median of these).
+    It is the pitch, but at least 50 um where that is known. But where micrometres are known for all libraries, those without
+    an array, such as a grid laid over an H&E image, get patches of the size in micrometres that those with an array have
+    (the median of these).
     """
     pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
     fitted = np.array([lattice.is_fitted for lattice in lattices])
-    unit = patch_unit(pitch, um)
+    with np.errstate(invalid="ignore"):
+        unit = np.fmax(pitch, SMALLEST_UNIT_UM / um)
     if np.isfinite(um).all() and fitted.any():
         unit[~fitted] = np.median((unit * um)[fitted]) / um[~fitted]
     return unit

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,7 +14,7 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.data.alignment import check_frame, check_scale, check_spot_diameter
+from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
 from snrmix.data.from_anndata import read_anndata
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
 from snrmix.data.table import entry_of, read_table, stored_sections
@@ -74,7 +75,68 @@ class Sites:
         return rows
 
 
-def read_sites(
+@dataclass(frozen=True)
+class Located:
+    """Sites whose images are found, but not open: what can be told without a look at pixels has been checked.
+
+    Parameters
+    ----------
+    sites
+        Without images.
+    lattices, factors, in_tissue
+        Of every library, see `snrmix.data.alignment`.
+    openers
+        What opens the image of every library; empty when none was asked for.
+    origins
+        Where these come from, keys of `snrmix.data.alignment.REMEDIES`.
+    refuse
+        Whether an image that does not fit is refused, or logged.
+    """
+
+    sites: Sites
+    lattices: list[Lattice]
+    factors: list[Mapping]
+    in_tissue: list[np.ndarray | None]
+    openers: list[Callable[[], SectionImage]]
+    origins: list[str]
+    refuse: bool
+
+    def open(self) -> Sites:
+        """The sites with their images, which fit.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            For images that cannot be read, or do not fit the coordinates.
+        """
+        images = tuple(open_one() for open_one in self.openers)
+        for code, image in enumerate(images):
+            with _refusals(self.refuse):
+                self._check(code, image)
+        if images:
+            _warn_of_patch_sizes(self.sites.libraries, self.lattices, self.sites.unit)
+        return replace(self.sites, images=images)
+
+    def _check(self, code: int, image: SectionImage) -> None:
+        sites, lattice, factors = self.sites, self.lattices[code], self.factors[code]
+        check_pixel_size(lattice, image)
+        if self.origins[code] == "uns":
+            check_spot_diameter(factors, lattice, sites.libraries[code])
+        check_frame(
+            image, sites.positions[sites.library == code], sites.unit[code], self.origins[code], factors=factors,
+            in_tissue=self.in_tissue[code],
+        )  # fmt: skip
+
+
+def read_sites(data, *, with_images: bool = True, **options) -> Sites:
+    """Read positions, libraries, scale and (``with_images``) the image of every library.
+
+    Parameters and errors are those of `locate_sites` and `Located.open`.
+    """
+    return locate_sites(data, with_images=with_images, **options).open()
+
+
+def locate_sites(
     data,
     *,
     table_key: str | None = None,
@@ -84,8 +146,8 @@ def read_sites(
     um_per_px: float | Mapping[str, float] | None = None,
     with_images: bool = True,
     refuse: bool = True,
-) -> Sites:
-    """Read positions, libraries, scale and (``with_images``) the image of every library.
+) -> Located:
+    """Read positions, libraries and scale, and find (``with_images``) the image of every library.
 
     Parameters are those of `snrmix.tl.impute`; with ``refuse=False`` an image that does not fit the coordinates is
     logged as a warning.
@@ -108,39 +170,46 @@ def read_sites(
     um_of = {**um_of, **_given_um(um_per_px, libraries)}
     stored = [name for name, entry in stored_sections(table).items() if entry.get("images")] if data is table else []
     given = _given_images(image, libraries, stored) if image is not None else {}
-    images = tuple(given[name]() if name in given else find_image(name) for name in libraries) if with_images else ()
 
     order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
     library, positions = np.searchsorted(libraries, labels[order]), positions[order]
     rows = [library == code for code in range(len(libraries))]
-    own, obs = [positions[chosen] for chosen in rows], [table.obs.iloc[order[chosen]] for chosen in rows]
-    entries = [
-        entry_of(table, name) if len(libraries) == 1 else stored_sections(table).get(name, {}) for name in libraries
-    ]
-    factors = [entry.get("scalefactors", {}) for entry in entries]
+    obs = [table.obs.iloc[order[chosen]] for chosen in rows]
+    factors = [_entry(table, name, len(libraries) == 1).get("scalefactors", {}) for name in libraries]
     lattices = [
-        measure_lattice(own[code], obs[code], factors[code], um_of.get(name, np.nan))
+        measure_lattice(positions[rows[code]], obs[code], factors[code], um_of.get(name, np.nan))
         for code, name in enumerate(libraries)
     ]
-    units = patch_units(lattices)
     for code, name in enumerate(libraries):
-        try:
-            check_scale(lattices[code], own[code], name, images[code] if images else None)
-            if images:
-                origin = "image" if name in given else source
-                if origin == "uns":
-                    check_spot_diameter(factors[code], lattices[code], name)
-                in_tissue = _in_tissue(obs[code])
-                check_frame(images[code], own[code], units[code], origin, factors=factors[code], in_tissue=in_tissue)
-        except ValueError as error:
-            if refuse:
-                raise
-            logger.warning("%s", error)
-    if images:
-        _warn_of_patch_sizes(libraries, lattices, units)
-    names = np.asarray(table.obs_names, str)[order]
+        with _refusals(refuse):
+            check_scale(lattices[code], positions[rows[code]], name)
     pitch, um = (np.array([getattr(lattice, name) for lattice in lattices]) for name in ("pitch", "um_per_px"))
-    return Sites(order, names, libraries, library, positions, pitch, units, um, images)
+    names, units = np.asarray(table.obs_names, str)[order], patch_units(lattices)
+    openers = [given[name] if name in given else find_image(name) for name in libraries] if with_images else []
+    return Located(
+        Sites(order, names, libraries, library, positions, pitch, units, um),
+        lattices,
+        factors,
+        [_in_tissue(own) for own in obs],
+        openers,
+        ["image" if name in given else source for name in libraries],
+        refuse,
+    )
+
+
+@contextmanager
+def _refusals(refuse: bool) -> Iterator[None]:
+    """Let what cannot be right be refused, or else log it."""
+    try:
+        yield
+    except ValueError as error:
+        if refuse:
+            raise
+        logger.warning("%s", error)
+
+
+def _entry(table: AnnData, library: str, is_only: bool) -> Mapping:
+    return entry_of(table, library) if is_only else stored_sections(table).get(library, {})
 
 
 def _given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str, ...]) -> dict[str, float]:

@@ -10,14 +10,13 @@ import pandas as pd
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
 from snrmix.engine.folds import Fold
-from snrmix.engine.kriging.krige import krige_section
+from snrmix.engine.kriging.krige import SectionKriging, krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
 from snrmix.engine.neighbours import distance_to_measured
 from snrmix.engine.network.crossfit import NetworkFit, fit_network
 from snrmix.engine.options import Finetuning, Training
-from snrmix.engine.scores.baselines import baselines
-from snrmix.engine.scores.by_library import Scores, library_means, mean_scores, score_libraries
+from snrmix.engine.scores.by_library import Scores, mean_scores, reference_values, score_libraries
 from snrmix.engine.section import Section
 from snrmix.engine.stack import Stack, combine, fit_stack
 
@@ -108,8 +107,43 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     first = [fold for fold in folds if fold.repeat == 0]
     fine = finer(first, len(section.measured))
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
-    members: dict[str, Member] = {}
+    network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
+    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
+    calibration, out_of_fold_sd, predicted_sd = calibrate_members(
+        section, first, scored, out_of_fold, predicted, kriged, elsewhere
+    )
+    held_out = {name: member.out_of_fold for name, member in members.items()}
+    record = {
+        "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
+        "weight_spread": stack.spread,
+        "kriging": kriged.record if kriged is not None else {},
+    }
+    del kriged, members  # large, and not needed for scores
+
+    references = reference_values(section, fine, elsewhere)
+    methods = {"snrmix": out_of_fold, **held_out, **references}
+    by_library = score_libraries(section, methods, list(references), scored, settings.seed)
+    for scores in by_library.values():
+        for name, weight in zip(held_out, stack.weights, strict=True):
+            scores.genes[f"weight_{name}"] = weight
+    return SectionFit(
+        out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, *mean_scores(by_library), scored, calibration,
+        network, record,
+    )  # fmt: skip
+
+
+def fit_members(
+    section: Section, folds: list[Fold], fine: list[Fold], settings: Settings, elsewhere: bool
+) -> tuple[NetworkFit | FinetunedFit | None, SectionKriging | None, dict[str, Member]]:
+    """Network (with features or pixels) and kriging (where asked for), and both as members of the stack.
+
+    Parameters
+    ----------
+    fine
+        Folds for kriging, see `finer`; the other parameters are those of `fit_section`.
+    """
     network = kriged = None
+    members = {}
     if section.features.shape[1]:
         how = settings.mixing, settings.losses, settings.training, settings.seed
         if isinstance(settings.training, Finetuning):
@@ -120,37 +154,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     if settings.kriging:
         kriged = krige_section(far_apart(section) if elsewhere else section, fine, settings.device)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
-    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    context, context_unmeasured = scale_context(section, first, scored, kriged, elsewhere)
-    calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
-    out_of_fold_sd = np.full_like(out_of_fold, np.nan)
-    out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
-    predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
-    held_out = {name: member.out_of_fold for name, member in members.items()}
-    choices = kriged.record if kriged is not None else {}
-    del context, context_unmeasured, kriged, members  # large, and not needed for scores
-
-    references = baselines(section, fine)
-    if elsewhere:
-        del references["spatial kNN"]
-    else:
-        references["mean"] = library_means(section, fine)
-    methods = {"snrmix": out_of_fold, **held_out, **references}
-    by_library = score_libraries(section, methods, list(references), scored, settings.seed)
-    weights = {f"weight_{name}": weight for name, weight in zip(held_out, stack.weights, strict=True)}
-    for scores in by_library.values():
-        for name, weight in weights.items():
-            scores.genes[name] = weight
-    record = {
-        "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
-        "weight_spread": stack.spread,
-        "kriging": choices,
-    }
-    genes, scores = mean_scores(by_library)
-    return SectionFit(
-        out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, genes, scores, scored, calibration, network,
-        record,
-    )  # fmt: skip
+    return network, kriged, members
 
 
 def far_apart(section: Section) -> Section:
@@ -200,6 +204,18 @@ def stack_members(
     out_of_fold = np.full(section.expression.shape, np.nan, np.float32)
     out_of_fold[scored] = stack.out_of_fold
     return stack, out_of_fold, predicted
+
+
+def calibrate_members(
+    section: Section, folds: list[Fold], scored: np.ndarray, out_of_fold: np.ndarray, predicted: np.ndarray,
+    kriged: SectionKriging | None, elsewhere: bool,
+) -> tuple[Calibration, np.ndarray, np.ndarray]:  # fmt: skip
+    """The calibration, and with it the standard deviation of out-of-fold values and of predictions."""
+    context, context_unmeasured = scale_context(section, folds, scored, kriged, elsewhere)
+    calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
+    out_of_fold_sd = np.full_like(out_of_fold, np.nan)
+    out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
+    return calibration, out_of_fold_sd, calibration.sd(calibration.scale(predicted, context_unmeasured))
 
 
 def scale_context(

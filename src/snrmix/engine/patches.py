@@ -106,8 +106,7 @@ def allocate(sites: int, scales: int, size: int, folder: str | None = None) -> n
     shape = (sites, scales, size, size, 3)
     wanted = int(np.prod(shape, dtype=np.int64))
     memory, folder = free_memory(), folder or tempfile.gettempdir()
-    if not os.path.isdir(folder):
-        raise ValueError(f"folder={folder!r} is no folder; create it, or pass another one in snrmix.Finetuning.")
+    check_folder(folder)
     if wanted <= MEMORY_SHARE * memory:
         return np.empty(shape, np.uint8)
     disk = free_disk(folder)
@@ -119,6 +118,18 @@ def allocate(sites: int, scales: int, size: int, folder: str | None = None) -> n
         )
     logger.info("patches take %s of %s free memory: keeping them in a file in %r.", _gib(wanted), _gib(memory), folder)
     return np.memmap(tempfile.TemporaryFile(dir=folder), np.uint8, mode="w+", shape=shape)
+
+
+def check_folder(folder: str) -> None:
+    """Refuse a folder that is not there.
+
+    Raises
+    ------
+    ValueError
+        For such a folder.
+    """
+    if not os.path.isdir(folder):
+        raise ValueError(f"folder={folder!r} is no folder; create it, or pass another one in snrmix.Finetuning.")
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import lightning
+import torch
 
 from snrmix._log import quiet
-from snrmix.engine.options import Finetuning
+from snrmix.engine.options import Finetuning, Training
 
 
 class Progress(lightning.Callback):
@@ -17,7 +18,7 @@ class Progress(lightning.Callback):
         self.bar = tqdm(total=max_epochs, desc="training", unit="epoch", leave=False)
 
     def on_train_epoch_end(self, trainer, module):
-        """Advance, and show the mean error of the held-out spots."""
+        """Advance."""
         self.bar.update()
 
     def teardown(self, trainer, module, stage):
@@ -25,18 +26,28 @@ class Progress(lightning.Callback):
         self.bar.close()
 
 
-def make_trainer(options: Finetuning, callbacks: list | None = None) -> lightning.Trainer:
-    """A trainer that leaves no files."""
+def train(module: lightning.LightningModule, options: Training | Finetuning, clip: float | None = None) -> None:
+    """Train without a word and without leaving files; gradients with a larger norm than ``clip`` are shortened."""
     with quiet("lightning.pytorch", "lightning.fabric"):
-        return lightning.Trainer(
-            max_epochs=options.max_epochs,
-            accelerator=options.accelerator,
-            devices=1 if options.devices == "auto" else options.devices,
-            gradient_clip_val=options.clip,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        _trainer(options, [Progress(options.max_epochs)] if options.progress else [], clip).fit(module)
+
+
+def device_of(options: Training | Finetuning) -> torch.device:
+    """Where networks are trained with these options."""
+    with quiet("lightning.pytorch", "lightning.fabric"):
+        return _trainer(options).strategy.root_device
+
+
+def _trainer(options, callbacks: list | None = None, clip: float | None = None) -> lightning.Trainer:
+    return lightning.Trainer(
+        max_epochs=options.max_epochs,
+        accelerator=options.accelerator,
+        devices=1 if options.devices == "auto" else options.devices,
+        gradient_clip_val=clip,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )

@@ -10,7 +10,7 @@ from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.embedding_cache import SIDE_TOLERANCE
 from snrmix.data.sites import Sites, patch_sides
-from snrmix.plan.source import Source
+from snrmix.plan.features import Features
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Encoding:
     width
         Number of features.
     scales
-        Sides of the patches in multiples of `snrmix.data.lattice.patch_unit`.
+        Sides of the patches in multiples of `snrmix.data.lattice.patch_units`.
     sides_um
         The same in micrometres, shape (scales,); ``None`` where these are unknown, or differ between libraries.
     """
@@ -41,12 +41,12 @@ class Encoding:
     sides_um: tuple[float, ...] | None = None
 
 
-def describe_encoding(source: Source, sites: Sites, use_rep: str | None) -> Encoding:
+def describe_encoding(features: Features, sites: Sites, use_rep: str | None) -> Encoding:
     """How features were made, of the sites of an object that a model was fitted to."""
-    width = source.features.shape[1]
-    if source.embedding is None:
+    width = features.values.shape[1]
+    if features.record is None:
         return Encoding(None, np.zeros(0, np.float32), use_rep, width)
-    record, um = source.embedding.record, sites.um_per_px
+    record, um = features.record, sites.um_per_px
     scales = tuple(float(scale) for scale in record["scales"])
     sides = patch_sides(sites, scales) * um[:, None]
     agree = np.isfinite(um).all() and np.allclose(sides, sides.mean(0), rtol=SIDE_TOLERANCE)

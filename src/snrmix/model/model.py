@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,9 @@ from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
 from snrmix.data.sites import Sites, read_sites, restrict_sites
 from snrmix.data.table import read_representation, read_table
-from snrmix.engine.fit import Member, Settings, finer, fit_section, stack_members
+from snrmix.engine.fit import Member, finer, fit_section, stack_members
 from snrmix.engine.folds import make_folds
 from snrmix.engine.kriging.krige import krige_section
-from snrmix.engine.losses import Losses
-from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.network.crossfit import NetworkFit
 from snrmix.engine.network.heads import Fitted
 from snrmix.engine.network.targets import Targets
@@ -34,10 +31,10 @@ from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, adapted_scales, describe_encoding
 from snrmix.model.networks import Seen, held_out_of, lean, mean_gap, network_pearson, one_network
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
-from snrmix.plan.cost import check_run
-from snrmix.plan.options import choose_device, training_options
-from snrmix.plan.source import Source, read_expression_of, read_source, restrict
-from snrmix.plan.splits import choose_folds, settle_neighbours
+from snrmix.plan.features import Features, read_features
+from snrmix.plan.options import Options, choose_device, read_options
+from snrmix.plan.parts import plan_model, read_part, run_of
+from snrmix.plan.source import Source, read_source
 from snrmix.tl.impute import impute
 
 OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
@@ -98,7 +95,7 @@ class SNRMix:
                     f"snrmix.tl.impute, but for its output: {listing(known, 50)}."
                 )
         self.options = {**DEFAULTS, **options}
-        self._settings()
+        self._options()
         self._network: NetworkFit | None = None
         self._encoder: Encoder | None = None
         self._has_own_encoder = self._is_loaded = False
@@ -129,31 +126,24 @@ class SNRMix:
         """
         if self._is_loaded:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
-        options, settings = self.options, self._settings()
-        encoder = resolve_encoder(options["encoder"]) if options["use_rep"] is None else None
-        run = {name: options[name] for name in ("n_folds", "n_repeats", "kriging")}
-        run["max_epochs"] = settings.training.max_epochs
-        reading = {**{name: options[name] for name in READING}, "encoder": encoder}
-        source = read_source(
-            data, measured=measured, device=settings.device, need_features=True,
-            check=partial(check_run, share=True, **run), **reading,
-        )  # fmt: skip
-        prepared = read_expression_of(restrict(source, np.unique(source.sites.library[source.is_measured])))
-        split = (options[name] for name in ("n_folds", "n_repeats", "validation"))
-        folds = choose_folds(prepared, *split, settings.seed)
-        chosen = not isinstance(options["mix"], str)
-        settings = replace(settings, mixing=settle_neighbours(settings.mixing, folds, chosen))
-        fit = fit_section(prepared.section, folds, settings)
+        options = self.options
+        checked = self._options(options["encoder"])
+        source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
+        part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
+        settings = part.settings(checked)
+        features = read_features(source, checked, run_of(source, checked, [part]))
+        section, encoder = part.section(features), checked.encoder
+        fit = fit_section(section, part.folds, settings)
 
         self._network, self._encoder = lean(fit.network), encoder
         self._has_own_encoder = encoder is not None and not isinstance(options["encoder"], str | os.PathLike)
-        self.encoding = describe_encoding(source, prepared.sites, options["use_rep"])
-        self._seen = Seen(site_hashes(prepared.sites)[prepared.section.measured], held_out_of(folds, prepared.section))
-        self._input_units = prepared.expression.input_units
+        self.encoding = describe_encoding(features, part.sites, options["use_rep"])
+        self._seen = Seen(site_hashes(part.sites)[part.measured], held_out_of(part.folds, section))
+        self._input_units = part.expression.input_units
         self.units = UNITS[self._input_units]
-        self.genes = np.asarray(prepared.table.var_names[prepared.expression.columns], dtype=str)
+        self.genes = np.asarray(source.table.var_names[part.expression.columns], dtype=str)
         self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(prepared.section, fit))
+        table = fit.genes.assign(pearson_network=network_pearson(section, fit))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         return self
 
@@ -200,15 +190,14 @@ class SNRMix:
         if rows_measured is None:
             features, _ = self._features(table, sites)
             return sites.to_rows(np.maximum(network.predict(features), 0))
-        nothing = np.zeros((len(sites), 0), np.float32), np.zeros(0, bool)
-        source = Source(table, sites, rows_measured[sites.order], *nothing, None, layer, units, self.genes.tolist())
-        prepared = read_expression_of(source)
-        self._check_units(prepared.expression.input_units)
+        source = Source(table, sites, rows_measured[sites.order], layer, units, self.genes.tolist())
+        part = read_part(source, "", "shared", sites.libraries, range(len(sites.libraries)))
+        self._check_units(part.expression.input_units)
         features, colour = self._features(table, sites)
         predicted = network.predict(features)
-        own = self._unseen(sites, prepared.section.measured, features, predicted)
-        section = replace(prepared.section, features=features, colour=colour)
-        columns = np.searchsorted(self.genes, np.asarray(table.var_names[prepared.expression.columns], dtype=str))
+        own = self._unseen(sites, part.measured, features, predicted)
+        section = part.section(Features(features, colour))
+        columns = np.searchsorted(self.genes, np.asarray(table.var_names[part.expression.columns], dtype=str))
         predicted[:, columns] = self._with_measured(section, own[:, columns], predicted[:, columns])
         return sites.to_rows(np.maximum(predicted, 0))
 
@@ -308,22 +297,13 @@ class SNRMix:
         self.scores, self.gene_scores = (table_of_record(record[name]) for name in ("scores", "gene_scores"))
         self.options, self._is_loaded, self._has_own_encoder = record["options"], True, record["has_own_encoder"]
 
-    def _settings(self) -> Settings:
-        """What `fit_section` needs to know, checked."""
-        options = self.options
-        training = training_options({}, **{n: options[n] for n in TRAINING if options.get(n) is not None})
-        mixing, losses, seed = resolve_mixing(options["mix"]), options["losses"], options["random_state"]
-        check_pixels(mixing)
-        losses = Losses() if losses is None else losses
-        if not isinstance(losses, Losses):
-            raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-        for name in ("kriging", "early_stopping"):
-            if not isinstance(options[name], bool | np.bool_):
-                raise TypeError(f"{name}={options[name]!r} must be True or False.")
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"random_state={seed!r} must be a whole number from 0 up.")
-        device = choose_device(options["accelerator"])
-        return Settings(mixing, losses, training, bool(options["kriging"]), int(seed), device)
+    def _options(self, encoder=None) -> Options:
+        """What was said, checked."""
+        names = [name for name in inspect.signature(read_options).parameters if name in self.options]
+        wanted = [name for name in TRAINING if name not in names and self.options.get(name) is not None]
+        training = {name: self.options[name] for name in wanted}
+        given = {name: self.options[name] for name in names}
+        return read_options(**{**given, "encoder": encoder, "share": True, "training": training})
 
     def _fitted(self) -> NetworkFit:
         if self._network is None:

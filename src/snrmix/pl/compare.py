@@ -7,7 +7,7 @@ from scipy import sparse
 from snrmix._names import closest, listing
 from snrmix.data.expression import TARGET_SUM
 from snrmix.data.lattice import ADDED, nearest_distance
-from snrmix.data.results import gene_flags, result_table
+from snrmix.data.results import MEASURED, SD, Result
 from snrmix.data.table import matrix_of
 from snrmix.pl._figure import GREY, INK, finish
 from snrmix.pl._scene import Scene, read_scene
@@ -90,37 +90,39 @@ def compare(
     """
     import matplotlib.pyplot as plt
 
-    table = result_table(data, key, table_key)
-    columns = _find_genes(table, [gene] if isinstance(gene, str) else list(gene), key)
-    is_measured = _measured_rows(table, key)
+    result = Result.find(data, key, table_key)
+    table, record = result.table, result.record
+    columns = _find_genes(result, [gene] if isinstance(gene, str) else list(gene))
+    is_measured = _measured_rows(result)
     scene = read_scene(
         data, library=library, image=image, table_key=table_key, library_key=library_key, image_key=image_key
     )
     size = size or (1.3 if len(scene.rows) >= MANY_SPOTS else 1.0)
     measured = is_measured[scene.rows]
     observed = np.full((len(scene.rows), len(columns)), np.nan)
-    observed[measured] = _observed(table, scene.rows[measured], columns, layer, table.uns[key])
+    observed[measured] = _observed(table, scene.rows[measured], columns, layer, record)
     maps = {"measured": observed, "imputed": _values(table, key, scene.rows, columns)}
     if truth is not None:
         maps["truth"] = _values(table, truth, scene.rows, columns)
-    sd = _values(table, f"{key}_sd", scene.rows, columns) if f"{key}_sd" in table.layers else None
+    sd = _values(table, result.name(SD), scene.rows, columns) if result.has_sd else None
 
-    units = str(table.uns[key].get("units", "expression"))
+    units = str(record.get("units", "expression"))
     n_panels = (scene.backdrop is not None) + len(maps) + (sd is not None)
     height = PANEL_INCHES * np.clip(scene.height_to_width, 0.3, 3) + 1.05
     figure = plt.figure(figsize=(PANEL_INCHES * n_panels, height * len(columns)), layout="constrained")
     rows = np.atleast_1d(figure.subfigures(len(columns), 1))
     is_spot = ~_added_rows(table)[scene.rows]
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-        heading = _heading(table, column, key, scene.library)
+        heading = _heading(result, column, scene.library)
         row.suptitle(heading, x=0.012, ha="left", fontsize="large", color=INK, parse_math=False)
         row_sd = None if sd is None else sd[:, i]
         _draw_row(row, scene, {name: values[:, i] for name, values in maps.items()}, row_sd, is_spot, size, units)
     return finish(figure, show, save)
 
 
-def _find_genes(table: AnnData, genes: list[str], key: str) -> np.ndarray:
+def _find_genes(result: Result, genes: list[str]) -> np.ndarray:
     """Columns of the genes."""
+    table, key = result.table, result.key
     if not genes:
         raise ValueError("gene is empty; pass the name of at least one gene.")
     missing = [g for g in genes if g not in table.var_names]
@@ -138,8 +140,8 @@ def _find_genes(table: AnnData, genes: list[str], key: str) -> np.ndarray:
     return columns
 
 
-def _measured_rows(table: AnnData, key: str) -> np.ndarray:
-    name = f"{key}_measured"
+def _measured_rows(result: Result) -> np.ndarray:
+    table, name = result.table, result.name(MEASURED)
     if name not in table.obs:
         raise KeyError(f"obs[{name!r}] is missing; run snrmix.tl.impute first. obs has: {listing(table.obs)}.")
     return table.obs[name].to_numpy(dtype=bool)
@@ -168,10 +170,10 @@ def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -
     return np.asarray(values.toarray() if sparse.issparse(values) else values, dtype=float)
 
 
-def _heading(table: AnnData, column: int, key: str, library: str) -> str:
+def _heading(result: Result, column: int, library: str) -> str:
     """The gene, and how well it is predicted in this library where that is known."""
-    words = f"{table.var_names[column]}:"
-    pearson, reliable, kind = _score(table, column, key, library)
+    words = f"{result.table.var_names[column]}:"
+    pearson, reliable, kind = _score(result, column, library)
     if np.isfinite(pearson):
         words += f" {SCORES[kind]} {pearson:.2f},"
     if reliable is not None:
@@ -179,16 +181,16 @@ def _heading(table: AnnData, column: int, key: str, library: str) -> str:
     return words.rstrip(":,")
 
 
-def _score(table: AnnData, column: int, key: str, library: str) -> tuple[float, bool | None, str]:
+def _score(result: Result, column: int, library: str) -> tuple[float, bool | None, str]:
     """Pearson (NaN where unknown) and reliability (``None`` likewise) of a gene, and the kind of model they are of."""
-    record = table.uns[key].get("libraries", {}).get(library.replace("/", "|"))
+    record = result.record.get("libraries", {}).get(library.replace("/", "|"))
     if record is not None:  # var has means over libraries
-        genes, name = record["genes"], table.var_names[column]
+        genes, name = record["genes"], result.table.var_names[column]
         if name not in genes.index:
             return np.nan, None, record["kind"]
         return float(genes.at[name, "pearson"]), bool(genes.at[name, "reliable"]), record["kind"]
-    pearson = float(table.var[f"{key}_pearson"].iloc[column]) if f"{key}_pearson" in table.var else np.nan
-    reliable = gene_flags(table, f"{key}_reliable")
+    pearson = float(result.column("pearson", "")[column]) if result.has("pearson") else np.nan
+    reliable = result.flags("reliable")
     return pearson, None if reliable is None else bool(reliable[column]), "own"
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.data.results import gene_column, gene_flags, result_table
+from snrmix.data.results import Result
 from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute again; it scores every gene on held-out spots"
@@ -40,14 +40,13 @@ def gene_scores(
     """
     import matplotlib.pyplot as plt
 
-    table = result_table(data, key, table_key)
-    pearson = gene_column(table, f"{key}_pearson", REMEDY)
-    explained = gene_column(table, f"{key}_explained", REMEDY)
-    reliable = gene_flags(table, f"{key}_reliable")
+    result = Result.find(data, key, table_key)
+    pearson, explained = (result.column(score, REMEDY) for score in ("pearson", "explained"))
+    reliable = result.flags("reliable")
     scored = np.isfinite(pearson)
     if not scored.any():
-        raise KeyError(f"var['{key}_pearson'] holds no score; {REMEDY}.")
-    names = table.var_names.to_numpy(str)[scored]
+        raise KeyError(f"var[{result.name('pearson')!r}] holds no score; {REMEDY}.")
+    names = result.table.var_names.to_numpy(str)[scored]
     n = min(n, len(names) // 2)
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(11, max(4, 0.2 * (2 * n + 4))), width_ratios=[1.5, 0.55, 1], layout="constrained"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix._names import listing
-from snrmix.data.results import result_table
+from snrmix.data.results import Result
 from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
 
 CURVES = {"train_loss": "training loss", "validation_mse": "held-out squared error"}
@@ -37,7 +37,7 @@ def training(data, *, key: str = "snrmix", table_key: str | None = None, show: b
     """
     import matplotlib.pyplot as plt
 
-    record = result_table(data, key, table_key).uns[key]
+    record = Result.find(data, key, table_key).record
     history = record.get("history", {})
     if not set(CURVES) <= set(history):
         raise KeyError(

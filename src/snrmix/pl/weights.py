@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snrmix.data.results import gene_column, result_table
+from snrmix.data.results import Result
 from snrmix.pl._figure import GREY, INK, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute with kriging, which weighs it against the network gene by gene"
@@ -36,11 +36,11 @@ def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bo
     """
     import matplotlib.pyplot as plt
 
-    table = result_table(data, key, table_key)
-    network, kriging = (gene_column(table, f"{key}_weight_{part}", REMEDY) for part in ("network", "kriging"))
+    result = Result.find(data, key, table_key)
+    network, kriging = (result.column(f"weight_{part}", REMEDY) for part in ("network", "kriging"))
     known = np.isfinite(network) & np.isfinite(kriging)
     network, kriging = network[known], kriging[known]
-    pearson = table.var[f"{key}_pearson"].to_numpy(float)[known] if f"{key}_pearson" in table.var else None
+    pearson = result.column("pearson", REMEDY)[known] if result.has("pearson") else None
 
     figure, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
     is_shared = len(network) > 1 and np.ptp(network) == np.ptp(kriging) == 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix.data.sites import Sites
+from snrmix._memory import free_memory
+from snrmix.data.embedding import EmbeddingPlan
+from snrmix.engine.kriging.krige import EXACT_SPOTS
+from snrmix.engine.network.heads import MOST_STEPS
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
+from snrmix.engine.options import Training
 from snrmix.engine.slices import MOST_VALUES
 from snrmix.images.colour import COLOUR_FEATURES
 
@@ -20,10 +23,8 @@ LONG = 60.0  # seconds from which a run says what it will take
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
-EXACT_SPOTS = 5000  # see snrmix.engine.kriging.krige
 KRIGING_WORK = 6e7  # per site, in products of a matrix product: many small systems
 PATCH_SECONDS = 0.5e-3  # to read and resize a patch, beside what the encoder takes
-HIDDEN, BATCH, STEPS = 256, 256, 64  # of the networks: units, and most spots and steps of an epoch
 FEWEST_GENES = 20  # an advice of fewer would be of no use
 
 
@@ -69,6 +70,17 @@ class Run:
     kriging: bool = True
     largest: float = 1.0
 
+    @classmethod
+    def of_embedding(cls, plan: EmbeddingPlan) -> Run:
+        """The run of `snrmix.pp.embed_histology`."""
+        none = cls(len(plan.sites), 0, 0, 0, 0, 1, networks=1, folds=1, epochs=0, kriging=False)
+        return none.with_embedding(plan)
+
+    def with_embedding(self, plan: EmbeddingPlan) -> Run:
+        """The run with what embedding the histology takes."""
+        seconds = plan.patch_seconds + PATCH_SECONDS
+        return replace(self, features=plan.width, scales=plan.scales, patches=plan.patches, patch_seconds=seconds)
+
     @property
     def subject(self) -> str:
         """What it is about, for messages."""
@@ -100,10 +112,11 @@ class Run:
 
     def seconds(self, speed: float) -> float:
         """Time on a machine that does ``speed`` products of a matrix product in a second."""
-        steps = min(max(self.measured / BATCH, 16), STEPS)
+        batch, wanted, hidden = Training.largest_batch, Training.steps_per_epoch, Training.hidden
+        steps = min(max(self.measured / batch, wanted), MOST_STEPS)
         inputs = self.features / 2  # dropout leaves half of them
-        step = 3 * min(BATCH, self.measured / 16) * HIDDEN * (2 * inputs + 3 * self.outputs)
-        judged = self.measured / self.networks * HIDDEN * (self.features + self.outputs)
+        step = 3 * min(batch, self.measured / wanted) * hidden * (2 * inputs + 3 * self.outputs)
+        judged = self.measured / self.networks * hidden * (self.features + self.outputs)
         work = self.epochs * self.networks * (steps * step + judged) if self.features else 0.0
         if self.kriging and self.measured <= EXACT_SPOTS:
             work += 5 * (self.folds + 1) * float(self.measured) ** 3
@@ -122,50 +135,6 @@ def machine_speed(size: int = 1024) -> float:
     return size**3 / (time.perf_counter() - started)
 
 
-def check_run(
-    table: AnnData, sites: Sites, is_measured: np.ndarray, genes, *, features: int, scales: int = 1, patches: int = 0,
-    patch_seconds: float = 0.0, n_folds: int, n_repeats: int, max_epochs: int, kriging: bool, share: bool,
-) -> None:  # fmt: skip
-    """Say what `snrmix.tl.impute` will take, and refuse what does not fit; see `announce`.
-
-    Parameters
-    ----------
-    is_measured
-        Shape (n,), bool.
-    genes, n_folds, n_repeats, max_epochs, kriging, share
-        As in `snrmix.tl.impute`.
-    features, scales, patches, patch_seconds
-        See `Run`.
-    """
-    folds, repeats = (n if isinstance(n, Integral) and n > 0 else 1 for n in (n_folds, n_repeats))  # refused later
-    largest = 1.0 if share else np.bincount(sites.library).max() / len(sites)
-    announce(
-        Run(
-            len(sites), int(is_measured.sum()), count_genes(table, genes), table.n_vars, features, scales, patches,
-            patch_seconds + PATCH_SECONDS, folds * repeats, folds, max_epochs, kriging, float(largest),
-        )
-    )  # fmt: skip
-
-
-def check_embedding(sites: Sites, *, features: int, scales: int, patches: int = 0, patch_seconds: float = 0.0) -> None:
-    """Say what `snrmix.pp.embed_histology` will take, and refuse what does not fit; see `announce`."""
-    announce(
-        Run(
-            len(sites), 0, 0, 0, features, scales, patches, patch_seconds + PATCH_SECONDS, networks=1, folds=1,
-            epochs=0, kriging=False,
-        )
-    )  # fmt: skip
-
-
-def count_genes(table: AnnData, genes) -> int:
-    """How many genes are asked for; what cannot be right is refused when they are read."""
-    if isinstance(genes, str) and genes in table.var:
-        return int(np.count_nonzero(table.var[genes].to_numpy() == True))  # noqa: E712 (any type of column)
-    if isinstance(genes, Sized) and not isinstance(genes, str):
-        return min(len(genes), table.n_vars)
-    return min(genes, table.n_vars) if isinstance(genes, Integral) else table.n_vars
-
-
 def announce(run: Run) -> None:
     """Log what a long run will take.
 
@@ -174,9 +143,7 @@ def announce(run: Run) -> None:
     ValueError
         When it needs more memory than is free; the message names what would fit.
     """
-    import psutil
-
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if run.bytes > free:
         raise ValueError(
             f"about {run.bytes / 1e9:.1f} GB of memory are needed for {run.subject}, and {free / 1e9:.1f} GB are free. "
@@ -223,17 +190,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def check_memory(table: AnnData, copies: int = 2) -> None:
+def check_memory(table: AnnData) -> None:
     """Refuse what would not fit: layers have the full shape of the table.
 
     Raises
     ------
     ValueError
-        When ``copies`` float32 layers need more than 80 % of the memory that is free.
+        When two float32 layers need more than 80 % of the memory that is free.
     """
-    import psutil
-
-    needed, free = copies * 4 * table.n_obs * table.n_vars, psutil.virtual_memory().available
+    needed, free = 2 * 4 * table.n_obs * table.n_vars, free_memory()
     if needed > 0.8 * free:
         raise ValueError(
             f"layers of {table.n_obs} x {table.n_vars} values need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are "

@@ -1,16 +1,97 @@
-"""What a call was told, checked: device, training, fine-tuning."""
+"""What a call was told, checked once: device, mixing, losses, training, fine-tuning, splits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from snrmix import _checks
 from snrmix._names import closest, listing
+from snrmix.data.embedding import DEFAULT_SCALES, check_scales
 from snrmix.engine.finetune.fit import check_encoder
+from snrmix.engine.fit import Settings
+from snrmix.engine.losses import Losses
+from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.options import Finetuning, Training
+from snrmix.engine.patches import check_folder
 from snrmix.images.encoder import Encoder
+from snrmix.images.encoders import resolve_encoder
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a call that do not depend on its data, checked.
+
+    Parameters
+    ----------
+    settings
+        What the engine needs to know.
+    encoder
+        With ``use_rep``, and where it was not asked for yet, ``None``.
+    scales
+        Shape (scales,).
+    share, n_folds, n_repeats, validation
+        As in `snrmix.tl.impute`; whether ``validation`` fits is told with the folds.
+    k_is_chosen
+        Whether the user chose how many neighbours are mixed with: if not, a small section lowers it.
+    """
+
+    settings: Settings
+    encoder: Encoder | None
+    scales: np.ndarray
+    share: bool
+    n_folds: int
+    n_repeats: int
+    validation: object
+    k_is_chosen: bool
+
+    @property
+    def finetuning(self) -> Finetuning | None:
+        """How the encoder is trained; ``None``: not at all."""
+        return self.settings.training if isinstance(self.settings.training, Finetuning) else None
+
+
+def read_options(
+    *, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, use_rep: str | None = None, share: bool = False, mix="snr",
+    losses: Losses | None = None, kriging: bool = True, n_folds: int = 5, n_repeats: int = 1, validation=0.2,
+    random_state: int = 0, accelerator: str = "auto", finetune=False, finetuning: Finetuning | None = None,
+    training: Mapping = {},
+) -> Options:  # fmt: skip
+    """Check what can be checked without data; parameters are those of `snrmix.tl.impute`, and their defaults.
+
+    Parameters
+    ----------
+    encoder
+        ``None``: it is wanted later.
+    training
+        Fields of `snrmix.Training`, or with ``finetune`` of `snrmix.Finetuning`, by name. ``max_epochs`` may be ``None``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For what is unknown, out of range, or does not go together.
+    """
+    mixing, seed = resolve_mixing(mix), _checks.whole_number("random_state", random_state, 0)
+    losses = losses if losses is not None else Losses()
+    if not isinstance(losses, Losses):
+        raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
+    share, kriging = _checks.flag("share", share), _checks.flag("kriging", kriging)
+    training = {name: value for name, value in training.items() if name != "max_epochs" or value is not None}
+    _checks.flag("early_stopping", training.get("early_stopping", True))
+    n_folds, n_repeats = _checks.whole_number("n_folds", n_folds), _checks.whole_number("n_repeats", n_repeats)
+    scales, device = check_scales(scales), choose_device(accelerator)
+    encoder = resolve_encoder(encoder) if use_rep is None and encoder is not None else None
+    training["accelerator"] = accelerator
+    how = finetuning_options(finetune, finetuning, training, encoder, use_rep)
+    if how is None:
+        how = training_options(training)
+        check_pixels(mixing)
+    settings = Settings(mixing, losses, how, kriging, seed, device, encoder and encoder.function)
+    return Options(
+        settings, encoder, scales, share, n_folds, n_repeats, validation, k_is_chosen=not isinstance(mix, str)
+    )
 
 
 def finetuning_options(
@@ -58,45 +139,36 @@ def finetuning_options(
                 f"{listing(known, 30)}."
             )
     part = {"part": "last"} if finetune == "last" else {}
-    return replace(finetuning or Finetuning(), **{**extra, **part})
+    options = replace(finetuning or Finetuning(), **{**extra, **part})
+    if options.folder is not None:
+        check_folder(options.folder)
+    return options
 
 
 def choose_device(accelerator: str) -> str:
     """The torch device that a Lightning accelerator name means on this machine."""
     import torch
 
+    _checks.choice("accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     gpu = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
-    if accelerator == "auto":
-        return gpu or "cpu"
-    if accelerator in ("gpu", "cuda", "mps"):
-        if gpu is None:
-            raise ValueError(
-                f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'."
-            )
-        return gpu
-    if accelerator == "cpu":
-        return "cpu"
-    raise ValueError(f"accelerator={accelerator!r}; choose 'auto', 'cpu', 'gpu' or 'mps'.")
+    if accelerator in ("gpu", "cuda", "mps") and gpu is None:
+        raise ValueError(f"accelerator={accelerator!r}, but torch sees no GPU here; use accelerator='auto' or 'cpu'.")
+    return "cpu" if accelerator == "cpu" else gpu or "cpu"
 
 
-def training_options(extra: dict, **given) -> Training:
-    """`Training` from keyword arguments.
+def training_options(given: Mapping) -> Training:
+    """`Training` from options by name.
 
     Raises
     ------
     TypeError, ValueError
         For an unknown name, or a value out of range.
     """
-    known = [f.name for f in fields(Training)]
-    for name in extra:
+    known = [field.name for field in fields(Training)]
+    for name in given:
         if name not in known:
             raise TypeError(
-                f"impute() got an unexpected keyword argument {name!r}.{closest(name, known)} Training options: {listing(known, 20)}."
+                f"impute() got an unexpected keyword argument {name!r}.{closest(name, known)} Training options: "
+                f"{listing(known, 20)}."
             )
-    return Training(**given, **extra)
-
-
-def _seed(random_state) -> int:
-    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
-        raise ValueError(f"random_state={random_state!r} must be a whole number from 0 up.")
-    return int(random_state)
+    return Training(**given)

@@ -9,11 +9,17 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
-from snrmix.data.expression import MIN_MEASURED, read_expression, units_of
+from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of
+from snrmix.data.sites import Sites, restrict_sites
 from snrmix.engine.fit import SectionFit, Settings, fit_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
-from snrmix.plan.source import Prepared, Source, read_expression_of, restrict
-from snrmix.plan.splits import check_numbers, choose_folds
+from snrmix.engine.section import Section
+from snrmix.plan.cost import Run
+from snrmix.plan.features import Features
+from snrmix.plan.graph import spatial_neighbours
+from snrmix.plan.options import Options
+from snrmix.plan.source import Source
+from snrmix.plan.splits import choose_folds, settle_neighbours
 
 SHARED, OTHERS = "shared", "other slides"
 REGIONS = 5  # held out one by one, where the user asked for a single split
@@ -21,7 +27,7 @@ REGIONS = 5  # held out one by one, where the user asked for a single split
 
 @dataclass(frozen=True)
 class Part:
-    """One model.
+    """One model: what it is fitted to, and whose spots it predicts.
 
     Parameters
     ----------
@@ -30,19 +36,33 @@ class Part:
     kind
         How its scores come about: ``"own"`` and ``"shared"`` hold out spots of the libraries that it predicts,
         ``"leave-library-out"`` whole libraries, ``"within-library"`` regions, for want of a second measured library.
-    prepared
-        The libraries that it sees.
-    folds
-        Of their measured spots.
     libraries
         Those that it predicts.
+    sites
+        Of the libraries that it sees.
+    rows
+        Where these are among the sites of the object.
+    is_measured
+        Shape (n,), bool, in the order of ``sites``.
+    expression
+        Of the measured ones.
+    folds
+        Of the measured ones.
     """
 
     name: str
     kind: str
-    prepared: Prepared
-    folds: list[Fold]
     libraries: tuple[str, ...]
+    sites: Sites
+    rows: slice | np.ndarray
+    is_measured: np.ndarray
+    expression: Expression
+    folds: list[Fold]
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Indices of the measured sites, ascending."""
+        return np.flatnonzero(self.is_measured)
 
     @property
     def elsewhere(self) -> bool:
@@ -52,32 +72,49 @@ class Part:
     @property
     def predicts(self) -> np.ndarray:
         """Which of its sites it predicts, bool, shape (n,)."""
-        sites = self.prepared.sites
-        return np.isin(np.array(sites.libraries), self.libraries)[sites.library]
+        return np.isin(np.array(self.sites.libraries), self.libraries)[self.sites.library]
 
-    def fit(self, settings: Settings) -> SectionFit:
-        """Fit it."""
-        return fit_section(self.prepared.section, self.folds, settings, self.elsewhere)
+    def settings(self, options: Options) -> Settings:
+        """What the engine needs to know to fit it.
+
+        Raises
+        ------
+        ValueError
+            When the user chose more neighbours than there are training spots.
+        """
+        settings = options.settings
+        return replace(settings, mixing=settle_neighbours(settings.mixing, self.folds, options.k_is_chosen))
+
+    def section(self, features: Features) -> Section:
+        """What the engine sees; ``features`` are those of all sites of the object."""
+        own, positions, measured = features[self.rows], self.sites.lattice_positions, self.measured
+
+        def neighbours(train: np.ndarray, k: int, values: np.ndarray | None = None) -> np.ndarray:
+            space = positions[measured[train]] if values is None else values
+            return spatial_neighbours(space, self.sites.library[measured[train]], k)
+
+        values, depth = self.expression.values, self.expression.depth
+        return Section(
+            own.values, own.colour, positions, self.sites.library, measured, values, depth, neighbours, own.patches
+        )
+
+    def fit(self, features: Features, settings: Settings) -> SectionFit:
+        """Fit it; ``features`` are those of all sites of the object."""
+        return fit_section(self.section(features), self.folds, settings, self.elsewhere)
 
 
-def plan_models(source: Source, share: bool, n_folds: int, n_repeats: int, validation, seed: int) -> list[Part]:
+def plan_models(source: Source, options: Options) -> list[Part]:
     """A model per library, or a shared one; and one of all measured libraries for those without measured spots.
 
-    Parameters
-    ----------
-    source
-        The object.
-    share, n_folds, n_repeats, validation, seed
-        As in `snrmix.tl.impute`.
+    Expression is read and folds are drawn here; features are not needed.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        When a library has too few measured spots for a model of its own, libraries differ in their units, or the folds
-        cannot be as asked for.
+        When a library has too few measured spots for a model of its own, libraries differ in their units, the folds
+        cannot be as asked for, or genes and units are not those of the expression.
     """
-    check_numbers(n_folds, n_repeats)
-    names = source.sites.libraries
+    names, share = source.sites.libraries, options.share
     for reserved in {SHARED, OTHERS} & set(names) if len(names) > 1 else ():
         raise ValueError(f"library {reserved!r} has the name that models of several libraries have; rename it.")
     count = np.bincount(source.sites.library[source.is_measured], minlength=len(names))
@@ -92,12 +129,59 @@ def plan_models(source: Source, share: bool, n_folds: int, n_repeats: int, valid
         _check_units(source, np.flatnonzero(count))
     source = _settle_genes(source)
     together = [enough] if share and len(enough) else [[code] for code in enough]
-    split = {"n_folds": n_folds, "n_repeats": n_repeats, "validation": validation, "seed": seed}
-    parts = [_own_or_shared(source, codes, split) for codes in together]
+    parts = [plan_model(source, options, codes) for codes in together]
     rest = tuple(names[code] for code in range(len(names)) if code not in enough)
     if rest:
-        parts.append(_elsewhere(source, count, rest, n_folds, seed))
+        parts.append(_elsewhere(source, count, rest, options))
     return parts
+
+
+def plan_model(source: Source, options: Options, codes: Sequence[int]) -> Part:
+    """The model of some libraries, by their codes, ascending, all of which have measured spots.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        As `plan_models`.
+    """
+    names = tuple(source.sites.libraries[code] for code in codes)
+    name, kind = (names[0], "own") if len(names) == 1 else (SHARED, "shared")
+    try:
+        part = read_part(source, name, kind, names, codes)
+        folds = choose_folds(source.table, part.sites, part.is_measured, options)
+    except ValueError as error:
+        if len(codes) == len(source.sites.libraries):
+            raise
+        raise ValueError(f"library {listing(names)}: {error}") from error
+    return replace(part, folds=folds)
+
+
+def read_part(source: Source, name: str, kind: str, predicts: tuple[str, ...], codes: Sequence[int]) -> Part:
+    """A model that sees some libraries, without folds: as if the object had no others."""
+    sites, rows, is_measured = source.sites, slice(None), source.is_measured
+    if len(codes) < len(sites.libraries):
+        rows, sites = restrict_sites(sites, codes)
+        is_measured = is_measured[rows]
+    wanted = {"layer": source.layer, "units": source.units, "genes": source.genes}
+    expression = read_expression(source.table, sites, is_measured, **wanted)
+    return Part(name, kind, predicts, sites, rows, is_measured, expression, [])
+
+
+def run_of(source: Source, options: Options, parts: Sequence[Part]) -> Run:
+    """What is known of the size of a run before there are features."""
+    return Run(
+        sites=len(source.sites),
+        measured=int(source.is_measured.sum()),
+        genes=max(len(part.expression.columns) for part in parts),
+        columns=source.table.n_vars,
+        features=0,
+        scales=1,
+        networks=max(len(part.folds) for part in parts),
+        folds=max(sum(fold.repeat == 0 for fold in part.folds) for part in parts),
+        epochs=options.settings.training.max_epochs,
+        kriging=options.settings.kriging,
+        largest=max(len(part.sites) for part in parts) / len(source.sites),
+    )
 
 
 def _settle_genes(source: Source) -> Source:
@@ -110,42 +194,30 @@ def _settle_genes(source: Source) -> Source:
     return replace(source, genes=list(source.table.var_names[np.append(found.columns, found.mean_columns)]))
 
 
-def _own_or_shared(source: Source, codes, split: dict) -> Part:
-    names = tuple(source.sites.libraries[code] for code in codes)
-    try:
-        prepared = read_expression_of(restrict(source, codes))
-        folds = choose_folds(prepared, **split)
-    except ValueError as error:
-        if len(codes) == len(source.sites.libraries):
-            raise
-        raise ValueError(f"library {listing(names)}: {error}") from error
-    if len(names) == 1:
-        return Part(names[0], "own", prepared, folds, names)
-    return Part(SHARED, "shared", prepared, folds, names)
-
-
-def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], n_folds: int, seed: int) -> Part:
+def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], options: Options) -> Part:
     """The model of libraries that have no measured spots, or few: scored on whole libraries that it has not seen."""
-    prepared = read_expression_of(source)
-    library = prepared.section.library[prepared.section.measured]
     names = np.array(source.sites.libraries)
-    if not source.features.shape[1]:
+    if not source.has_features:
         logger.warning(
             "library %s: without an image or use_rep= other libraries tell only the mean.", listing(predicted)
         )
-    if count.sum() - count.max() >= MIN_MEASURED:
+    by_library = count.sum() - count.max() >= MIN_MEASURED
+    kind = "leave-library-out" if by_library else "within-library"
+    part = read_part(source, OTHERS, kind, predicted, range(len(names)))
+    library = part.sites.library[part.measured]
+    if by_library:
         logger.info(
             "library %s: predicted from the other slides (%s), with scores from leaving out each of them.",
             listing(predicted), listing(names[count > 0]),
         )  # fmt: skip
-        return Part(OTHERS, "leave-library-out", prepared, _folds_of(library, compact=True), predicted)
+        return replace(part, folds=_folds_of(library, compact=True))
     _warn_of_optimism(predicted, names[count >= MIN_MEASURED], names[(count > 0) & (count < MIN_MEASURED)])
-    regions = min(n_folds if n_folds > 1 else REGIONS, len(library) // 2)
-    rng, positions = np.random.default_rng(seed), prepared.section.positions[prepared.section.measured]
+    regions = min(options.n_folds if options.n_folds > 1 else REGIONS, len(library) // 2)
+    rng, positions = np.random.default_rng(options.settings.seed), part.sites.lattice_positions[part.measured]
     fold = random_assignment(library, regions, rng)
     large = np.flatnonzero(count[library] >= MIN_MEASURED)
     fold[large] = clustered_assignment(positions[large], library[large], regions, 1, rng)
-    return Part(OTHERS, "within-library", prepared, _folds_of(fold, compact=True), predicted)
+    return replace(part, folds=_folds_of(fold, compact=True))
 
 
 def _warn_of_optimism(predicted: Sequence[str], large: Sequence[str], few: Sequence[str]) -> None:

@@ -1,31 +1,13 @@
-"""Published settings of the method, by name."""
+"""Published settings of the method, by name: arguments of `snrmix.tl.impute` that go together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from snrmix._names import closest, listing
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import SNRMixing, resolve_mixing
 from snrmix.engine.options import Finetuning
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Arguments of `snrmix.tl.impute` that go together.
-
-    Parameters
-    ----------
-    summary
-        What they reproduce, in words.
-    arguments
-        By name.
-    """
-
-    summary: str
-    arguments: Mapping[str, object]
-
 
 RECIPE = {
     "encoder": "timm:vit_large_patch16_224",
@@ -54,16 +36,12 @@ RECIPE = {
         augment=False,
     ),
 }
-PRESETS: dict[str, Preset] = {
-    "paper": Preset(
-        "SNR-ST-Mix as arXiv:2606.08712 describes it: spatial graph, Gaussian kernel.",
-        # The weight of the edge term is not stated: 50 / n of the program, for the 1,200 training spots of its sections.
-        {**RECIPE, "mix": SNRMixing(k=30, sigma=0.25), "losses": Losses(1.0, 0.5, 0.04, 0.05)},
-    ),
-    "authors_code": Preset(
-        "SNR-ST-Mix as in the authors' program: expression graph, unsquared kernel, edge weights over all spots.",
-        {**RECIPE, "mix": resolve_mixing("snr_expression"), "losses": Losses(1.0, 0.5, 50.0, 0.05)},
-    ),
+PRESETS: dict[str, Mapping[str, object]] = {
+    # SNR-ST-Mix as arXiv:2606.08712 describes it: spatial graph, Gaussian kernel.
+    # The weight of the edge term is not stated: 50 / n of the program, for the 1,200 training spots of its sections.
+    "paper": {**RECIPE, "mix": SNRMixing(k=30, sigma=0.25), "losses": Losses(1.0, 0.5, 0.04, 0.05)},
+    # SNR-ST-Mix as in the authors' program: expression graph, unsquared kernel, edge weights over all spots.
+    "authors_code": {**RECIPE, "mix": resolve_mixing("snr_expression"), "losses": Losses(1.0, 0.5, 50.0, 0.05)},
 }
 
 
@@ -84,4 +62,4 @@ def apply_preset(name: str, given: Mapping[str, object]) -> dict[str, object]:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset={name!r}; available: {listing(PRESETS)}.{closest(name, PRESETS)}")
-    return {**PRESETS[name].arguments, **given}
+    return {**PRESETS[name], **given}

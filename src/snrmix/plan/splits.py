@@ -5,33 +5,38 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from anndata import AnnData
 
 from snrmix._log import logger
+from snrmix.data.sites import Sites
 from snrmix.data.table import read_mask
 from snrmix.engine.folds import Fold, make_folds, single_split
 from snrmix.engine.mix import Mixing
-from snrmix.plan.source import Prepared
+from snrmix.plan.options import Options
 
 MIN_TRAIN = 10  # of the one split that validation says; two folds of the fewest measured spots leave as many
 
 
-def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int, validation, seed: int) -> list[Fold]:
+def choose_folds(table: AnnData, sites: Sites, is_measured: np.ndarray, options: Options) -> list[Fold]:
     """Folds of the measured spots, or with ``n_folds=1`` the one split that ``validation`` says.
+
+    Parameters
+    ----------
+    is_measured
+        Shape (n,), bool, in site order.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        For a number of folds or a share out of range, or a validation column that does not fit.
+        For too many folds, a share out of range, or a validation column that does not fit.
     """
-    check_numbers(n_folds, n_repeats)
-    section, rng = prepared.section, np.random.default_rng(seed)
-    library = section.library[section.measured]
-    if n_folds > max(len(library) // 2, 1):
-        raise ValueError(
-            f"n_folds={n_folds} is too many for {len(library)} measured spots; use at most {max(len(library) // 2, 1)}."
-        )
+    n_folds, validation = options.n_folds, options.validation
+    measured, rng = np.flatnonzero(is_measured), np.random.default_rng(options.settings.seed)
+    library, most = sites.library[measured], max(len(measured) // 2, 1)
+    if n_folds > most:
+        raise ValueError(f"n_folds={n_folds} is too many for {len(library)} measured spots; use at most {most}.")
     if n_folds > 1:
-        folds = make_folds(section.positions, section.library, section.measured, n_folds, n_repeats, rng)
+        folds = make_folds(sites.lattice_positions, sites.library, measured, n_folds, options.n_repeats, rng)
         if folds[0].compact:
             logger.info(
                 "unmeasured spots lie far from measured ones: folds hold out compact groups of spots, so that scores and "
@@ -39,7 +44,7 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int, validation, s
             )
         return folds
     if isinstance(validation, str):
-        fold = _validation_column(prepared, validation)
+        fold = _validation_column(validation, read_mask(table, validation, "validation")[sites.order][measured])
     elif np.isscalar(validation) and 0 < validation < 1:
         fold = single_split(library, float(validation), rng)
     else:
@@ -54,16 +59,7 @@ def choose_folds(prepared: Prepared, n_folds: int, n_repeats: int, validation, s
     return [fold]
 
 
-def check_numbers(n_folds: int, n_repeats: int) -> None:
-    """Refuse what is not a whole number from 1 up."""
-    for name, value in (("n_folds", n_folds), ("n_repeats", n_repeats)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number from 1 up.")
-
-
-def _validation_column(prepared: Prepared, name: str) -> Fold:
-    mask = read_mask(prepared.table, name, "validation")
-    held_out = mask[prepared.sites.order][prepared.section.measured]
+def _validation_column(name: str, held_out: np.ndarray) -> Fold:
     if not held_out.any() or held_out.all():
         raise ValueError(
             f"obs[{name!r}] must mark some, but not all, of the measured spots; it marks {held_out.sum()} of "
@@ -81,7 +77,7 @@ def settle_neighbours(mixing: Mixing, folds: list[Fold], chosen: bool) -> Mixing
         When the user chose ``k``, and there are not more training spots than that.
     """
     fewest = min(len(fold.train) for fold in folds)
-    lowered = max(1 + getattr(mixing, "count_self", False), fewest // 3)
+    lowered = max(1 + mixing.count_self, fewest // 3)
     if mixing.k < fewest:
         return mixing
     if chosen:

@@ -14,7 +14,7 @@ from scipy import sparse
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import names_of
+from snrmix.data.results import Result
 from snrmix.data.sites import Sites
 
 
@@ -67,9 +67,9 @@ def grow(data, table: AnnData, sites: Sites, added: Added, library_key: str | No
 
 def stale(table: AnnData) -> set[tuple[str, str]]:
     """What the table has of an embedding and of results of `snrmix.tl.impute`: parts, and names in them."""
-    results = [key for key, value in table.uns.items() if isinstance(value, Mapping) and "calibration" in value]
-    ours = [("obsm", CACHE_KEY), ("uns", CACHE_KEY), *(place for key in results for place in names_of(key))]
-    return {(part, key) for part, key in ours if key in getattr(table, part)}
+    results = [result for result in (Result(table, key) for key in table.uns) if result.exists]
+    taken = {place for result in results for place in result.taken()}
+    return taken | {(part, CACHE_KEY) for part in ("obsm", "uns") if CACHE_KEY in getattr(table, part)}
 
 
 def _fill_of(layer) -> float:

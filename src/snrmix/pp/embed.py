@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
-from snrmix.data.embedding import DEFAULT_SCALES, compute_embedding
+from snrmix import _checks
+from snrmix.data.embedding import DEFAULT_SCALES, check_scales, plan_embedding
 from snrmix.data.embedding_cache import read_cache, write_cache
 from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
-from snrmix.plan.cost import check_embedding
+from snrmix.images.encoders import resolve_encoder
+from snrmix.plan.cost import Run, announce
 from snrmix.plan.options import choose_device
 
 
@@ -64,13 +65,15 @@ def embed_histology(
     KeyError, ValueError, TypeError
         When coordinates or images are missing or do not fit; ``data`` is then unchanged.
     """
+    table = read_table(data, table_key, needs_genes=False)
+    _checks.flag("copy", copy)
+    encoder, scales, device = resolve_encoder(encoder), check_scales(scales), choose_device(accelerator)
     sites = read_sites(
         data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
     )
-    table = read_table(data, table_key, needs_genes=False)
-    embedding = compute_embedding(
-        sites, encoder, scales, choose_device(accelerator), read_cache(table, sites), partial(check_embedding, sites)
-    )
+    plan = plan_embedding(sites, encoder, scales, device, read_cache(table, sites))
+    announce(Run.of_embedding(plan))
+    embedding = plan.embed()
     table = table.copy() if copy else table
     write_cache(table, sites, embedding)
     return table if copy else None

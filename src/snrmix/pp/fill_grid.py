@@ -8,6 +8,7 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix._log import logger
+from snrmix._memory import free_memory
 from snrmix.data.expression import read_measured
 from snrmix.data.lattice import ADDED
 from snrmix.data.sites import Sites, read_sites
@@ -212,9 +213,7 @@ def _n_dense(table: AnnData) -> int:
 
 
 def _check_memory(n: int, bytes_each: int, what: str) -> None:
-    import psutil
-
-    needed, free = n * bytes_each, psutil.virtual_memory().available
+    needed, free = n * bytes_each, free_memory()
     if needed > 0.8 * free:
         raise ValueError(
             f"{n} {what} {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free: choose a smaller factor= or a "

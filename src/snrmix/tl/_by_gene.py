@@ -6,107 +6,113 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
-from snrmix.data.expression import MIN_SPOTS, Expression
-from snrmix.data.sites import Sites
-from snrmix.data.table import dense_block
+from snrmix.data.expression import MIN_SPOTS
 from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
+from snrmix.tl._held_out import MIN_HELD_OUT, HeldOut
 
 MOST_GENES_AT_ONCE, VALUES_AT_ONCE = 512, 2**21  # bounds the memory of a step
 MORAN_NEIGHBOURS = 6
 SHALLOW = "_without_shallow"
 FLOORS = ("known_depth", "neighbour_depth")
+ORDER = (
+    "mse", "mae", "mse_mean", "mse_ratio", "explained", "pearson", "spearman", "noise_known_depth",
+    "noise_neighbour_depth", "explainable_known_depth", "explainable_neighbour_depth", "moran_observed", "moran_predicted",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is compared, in site order.
+    """What is compared.
 
     Parameters
     ----------
-    held, measured, observed
-        bool, shape (n,): spots to score on, spots that were imputed from, spots of ``expression``.
+    spots
+        Where, and what was observed there.
     target
         Values to compare with, shape (held, genes); ``None`` for the observed ones.
-    predicted
-        The imputed layer, in table order.
-    counted
-        Whether sampling noise can be told.
     """
 
-    sites: Sites
-    held: np.ndarray
-    measured: np.ndarray
-    observed: np.ndarray
-    expression: Expression
+    spots: HeldOut
     target: np.ndarray | None
-    predicted: np.ndarray
-    counted: bool
 
     @property
-    def held_rows(self) -> np.ndarray:
-        """Rows of ``expression`` of the held-out spots; only of the observed ones among them."""
-        return np.flatnonzero(self.held[self.observed])
-
-    @property
-    def library(self) -> np.ndarray:
-        """Codes of the held-out spots."""
-        return self.sites.library[self.held]
+    def depth(self) -> np.ndarray | None:
+        """Counts of the held-out spots; ``None`` where sampling noise cannot be told."""
+        return self.spots.depth if self.target is None else None
 
     def values(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Target, prediction and the prediction of the mean at the held-out spots, float64, each (held, genes)."""
-        expression, measured = self.expression.values[:, genes].astype(np.float64), self.measured[self.observed]
-        target = expression[self.held_rows] if self.target is None else self.target[:, genes].astype(np.float64)
-        columns = self.expression.columns[genes]
-        predicted = dense_block(self.predicted, self.sites.order[self.held], columns).astype(np.float64)
-        baseline, library = np.empty_like(target), self.sites.library[self.observed]
-        for code in np.unique(self.library):
-            rows = measured & (library == code)
-            rows = rows if rows.sum() > 1 else measured
-            n, mean, held = rows.sum(), expression[rows].mean(0), self.library == code
-            baseline[held] = mean
-            own = expression[self.held[self.observed] & measured & (library == code)]
-            baseline[held & self.measured[self.held]] = (n * mean - own) / (n - 1)
-        return target, predicted, baseline
+        spots = self.spots
+        expression = spots.expression.values[:, genes].astype(np.float64)
+        target = expression[spots.places] if self.target is None else self.target[:, genes].astype(np.float64)
+        predicted = spots.values(spots.result.key, spots.expression.columns[genes]).astype(np.float64)
+        return target, predicted, _means_of_others(spots, expression, np.empty_like(target))
 
     def noise(self) -> SamplingNoise | None:
-        if not self.counted:
+        """Of the held-out spots."""
+        if self.depth is None:
             return None
-        positions, library = self.sites.lattice_positions[self.observed], self.sites.library[self.observed]
-        return sampling_noise(self.expression.depth, spatial_neighbours(positions, library, NEIGHBOURS), self.held_rows)
+        sites, observed = self.spots.sites, self.spots.observed
+        neighbours = spatial_neighbours(sites.lattice_positions[observed], sites.library[observed], NEIGHBOURS)
+        return sampling_noise(self.spots.expression.depth, neighbours, self.spots.places)
 
     def deep(self) -> np.ndarray | None:
         """All held-out spots but the tenth of lowest depth, ascending; ``None`` where depth is not known."""
-        if not self.counted:
+        if self.depth is None:
             return None
-        depth = self.expression.depth[self.held_rows]
-        return np.sort(np.argsort(depth, kind="stable")[len(depth) // 10 :])
+        return np.sort(np.argsort(self.depth, kind="stable")[len(self.depth) // 10 :])
 
 
-def score_by_gene(case: Evaluation, wanted: np.ndarray, table: AnnData) -> pd.DataFrame:
-    """Score a few genes at a time, then put together genes and overall figures."""
-    noise, deep = case.noise(), case.deep()
-    neighbours = spatial_neighbours(
-        case.sites.lattice_positions[case.held], case.sites.library[case.held], MORAN_NEIGHBOURS
-    )
+def _means_of_others(spots: HeldOut, expression: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Mean of the measured spots of the library, or of all, without the spot itself, at held-out spots.
+
+    Parameters
+    ----------
+    expression
+        Shape (observed, genes).
+    means
+        Where they are put, shape (held, genes): its order in memory is that in which errors are added up.
+    """
+    measured, library = spots.measured[spots.observed], spots.sites.library[spots.observed]
+    for code in np.unique(spots.library):
+        rows = measured & (library == code)
+        rows = rows if rows.sum() > 1 else measured
+        n, mean, held = rows.sum(), expression[rows].mean(0), spots.library == code
+        means[held] = mean
+        own = expression[spots.held[spots.observed] & measured & (library == code)]
+        means[held & spots.measured[spots.held]] = (n * mean - own) / (n - 1)
+    return means
+
+
+def score_by_gene(case: Evaluation, wanted: np.ndarray) -> pd.DataFrame:
+    """Score a few genes at a time, then put together genes and overall figures.
+
+    Parameters
+    ----------
+    wanted
+        Indices into the columns of the expression.
+    """
+    spots, noise, deep = case.spots, case.noise(), case.deep()
+    neighbours = spatial_neighbours(spots.sites.lattice_positions[spots.held], spots.library, MORAN_NEIGHBOURS)
     everywhere, at_depth = [], []
-    at_once = min(max(VALUES_AT_ONCE // case.observed.sum(), 1), MOST_GENES_AT_ONCE)
+    at_once = min(max(VALUES_AT_ONCE // spots.observed.sum(), 1), MOST_GENES_AT_ONCE)
     for start in range(0, len(wanted), at_once):
         genes = wanted[start : start + at_once]
         values = case.values(genes)
-        noises = noise.of(case.expression.values[:, genes]) if noise else [np.full_like(values[0], np.nan)] * 2
+        noises = noise.of(spots.expression.values[:, genes]) if noise else [np.full_like(values[0], np.nan)] * 2
         everywhere.append(
-            _scores(*values, *noises, case.library) | _rank_and_map_scores(*values[:2], case.library, neighbours)
+            _scores(*values, *noises, spots.library) | _rank_and_map_scores(*values[:2], spots.library, neighbours)
         )
         if deep is not None:
-            at_depth.append(_scores(*(array[deep] for array in (*values, *noises, case.library))))
-    columns = case.expression.columns[wanted]
-    scores = _table(everywhere, columns, table)
-    without_shallow = _table(at_depth, columns, table) if at_depth else scores * np.nan
-    overall = _overall(scores, case.held.sum()) | {
+            at_depth.append(_scores(*(array[deep] for array in (*values, *noises, spots.library))))
+    names = spots.result.table.var_names[spots.expression.columns[wanted]]
+    order = np.argsort(spots.expression.columns[wanted])
+    scores = _table(everywhere, names, order)
+    without_shallow = _table(at_depth, names, order) if at_depth else scores * np.nan
+    overall = _overall(scores, spots.held.sum()) | {
         name + SHALLOW: figure
         for name, figure in _overall(without_shallow, 0 if deep is None else len(deep)).items()
         if name != "n_genes"
@@ -152,18 +158,11 @@ def _rank_and_map_scores(observed, predicted, library, neighbours) -> dict[str, 
     }
 
 
-ORDER = (
-    "mse", "mae", "mse_mean", "mse_ratio", "explained", "pearson", "spearman", "noise_known_depth",
-    "noise_neighbour_depth", "explainable_known_depth", "explainable_neighbour_depth", "moran_observed", "moran_predicted",
-)  # fmt: skip
-
-
-def _table(parts: list[dict[str, np.ndarray]], columns: np.ndarray, table: AnnData) -> pd.DataFrame:
-    """One row per gene, in the order of ``var``."""
+def _table(parts: list[dict[str, np.ndarray]], genes: pd.Index, order: np.ndarray) -> pd.DataFrame:
+    """One row per gene, in an order."""
     names = [name for name in ORDER if name in parts[0]]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    order = np.argsort(columns)
-    return pd.DataFrame(joined, index=table.var_names[columns]).iloc[order]
+    return pd.DataFrame(joined, index=genes).iloc[order]
 
 
 def _overall(scores: pd.DataFrame, n_spots: int) -> dict[str, float]:
@@ -182,6 +181,3 @@ def _overall(scores: pd.DataFrame, n_spots: int) -> dict[str, float]:
         overall[f"floor_{name}"] = floor
         overall[f"explainable_{name}"] = (1 - overall["mse_ratio"]) / (1 - floor) if floor < 1 else np.nan
     return overall
-
-
-MIN_HELD_OUT = 10

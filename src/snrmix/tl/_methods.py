@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from snrmix.engine.fit import SectionFit, Settings, far_apart
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
-from snrmix.engine.mix import MIXINGS, Mixing, needs_pixels
+from snrmix.engine.mix import MIXINGS, Mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge, spatial_knn
 from snrmix.engine.scores.smoothing import NEIGHBOURS, graph_smoothing, random_walk
 from snrmix.engine.section import Section
+from snrmix.plan.features import Features
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.parts import Part
 from snrmix.plan.splits import settle_neighbours
@@ -30,6 +31,8 @@ class Case:
     ----------
     part
         A model of the spots that stay measured.
+    features
+        Of all sites of the object.
     hidden
         Indices of the sites to predict, ascending.
     settings
@@ -39,14 +42,15 @@ class Case:
     """
 
     part: Part
+    features: Features
     hidden: np.ndarray
     settings: Settings
     named_mixing: bool
 
-    @property
+    @cached_property
     def section(self) -> Section:
         """What the engine sees."""
-        return self.part.prepared.section
+        return self.part.section(self.features)
 
     @property
     def folds(self) -> list[Fold]:
@@ -61,7 +65,7 @@ class Case:
     @cached_property
     def fit(self) -> SectionFit:
         """What `snrmix.tl.impute` makes of the split."""
-        return self.part.fit(replace(self.settings, mixing=self.mixing))
+        return self.part.fit(self.features, replace(self.settings, mixing=self.mixing))
 
     @property
     def mixing(self) -> Mixing:
@@ -131,22 +135,37 @@ def _ours(case: Case) -> np.ndarray:
     return case.at_hidden(case.fit.predicted)
 
 
-Predict = Callable[[Case], np.ndarray]
-METHODS: dict[str, Predict] = {
-    "mean": _mean,
-    "spatial kNN": _spatial_knn,
-    "graph smoothing": _graph_smoothing,
-    "ridge": _ridge,
-    "kriging": _kriging,
-    "network": _network,
-    OURS: _ours,
-}
-NEED_NO_IMAGE = ("mean", "spatial kNN", "graph smoothing", "kriging", OURS)
+@dataclass(frozen=True)
+class Method:
+    """One predictor.
+
+    Parameters
+    ----------
+    name
+        By which it is asked for.
+    predict
+        From a case to expression at its hidden sites, shape (hidden, genes).
+    needs_image
+        Whether it cannot do without features.
+    """
+
+    name: str
+    predict: Callable[[Case], np.ndarray]
+    needs_image: bool = False
 
 
-def available_methods() -> dict[str, Predict]:
-    """All methods by name, those with a mixing strategy after the default network."""
-    on_features = [name for name, strategy in MIXINGS.items() if not needs_pixels(strategy())]
-    strategies = {f"network ({name})": lambda case, name=name: _network(case, name) for name in on_features}
-    names = [name for name in METHODS if name != OURS]
-    return {name: METHODS[name] for name in names} | strategies | {OURS: METHODS[OURS]}
+METHODS = (
+    Method("mean", _mean),
+    Method("spatial kNN", _spatial_knn),
+    Method("graph smoothing", _graph_smoothing),
+    Method("ridge", _ridge, needs_image=True),
+    Method("kriging", _kriging),
+    Method("network", _network, needs_image=True),
+)
+
+
+def available_methods() -> dict[str, Method]:
+    """All methods by name, those with a mixing strategy after the default network, and ours last."""
+    on_features = [name for name, strategy in MIXINGS.items() if not strategy().needs_pixels]
+    strategies = [Method(f"network ({name})", partial(_network, mixing=name), needs_image=True) for name in on_features]
+    return {method.name: method for method in (*METHODS, *strategies, Method(OURS, _ours))}

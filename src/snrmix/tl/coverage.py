@@ -4,16 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
-from snrmix._names import listing
-from snrmix.data.expression import read_expression
-from snrmix.data.results import check_libraries, models_of, result_table
-from snrmix.data.sites import Sites, read_sites
-from snrmix.data.table import matrix_of, read_mask
+from snrmix.data.results import SD
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.neighbours import distance_to_measured
-from snrmix.tl.interval import interval
+from snrmix.tl._held_out import HeldOut, modelled_at, models_at, read_held_out
+from snrmix.tl.interval import interval_ends, quantiles_in_sds
 
 QUARTERS = 4
 SHALLOW_SHARE = 10
@@ -71,26 +67,21 @@ def coverage(
     >>> snrmix.tl.impute(adata, measured="measured")
     >>> snrmix.tl.coverage(adata, levels=[0.9])
     """
-    table = result_table(data, key, table_key)
-    sites = read_sites(data, table_key=table_key, library_key=library_key, with_images=False)
-    check_libraries(sites, table.uns[key], key)
-    held = read_mask(table, held_out, "held_out")[sites.order]
-    measured = read_mask(table, f"{key}_measured", f"{key}_measured")[sites.order]
-    _check_unseen(table, sites, held, measured, key)
-    observed, columns, depth = _observed(table, sites, held, measured, key, layer)
-    modelled = _modelled(table, key)[np.ix_(sites.order[held], columns)]
+    spots = read_held_out(data, held_out, key=key, layer=layer, library_key=library_key, table_key=table_key)
+    calibration, columns = spots.result.record["calibration"], spots.expression.columns
+    by_level = {
+        float(level): quantiles_in_sds(calibration, float(level)) for level in np.atleast_1d(np.asarray(levels, float))
+    }
+    modelled = modelled_at(spots.result, spots.rows, columns)
     somewhere = modelled.any(0)
-    observed, columns, modelled = observed[:, somewhere], columns[somewhere], modelled[:, somewhere]
-    block = np.ix_(sites.order[held], columns)
-    distance = distance_to_measured(
-        sites.lattice_positions, sites.library, np.flatnonzero(measured & ~held), np.flatnonzero(held)
-    )
-    libraries = np.array(sites.libraries)[sites.library[held]]
-    groups = list(_groups(distance, np.asarray(table.layers[f"{key}_sd"])[block], depth, libraries))
-    count = np.random.default_rng(0).multinomial(held.sum(), np.full(held.sum(), 1 / held.sum()), size=RESAMPLES)
+    observed, columns, modelled = spots.expression.values[spots.places], columns[somewhere], modelled[:, somewhere]
+    observed = observed[:, somewhere]
+    values, sd = (spots.values(name, columns) for name in (key, spots.result.name(SD)))
+    models, groups = models_at(spots.result, spots.rows, columns), list(_groups(spots, sd))
+    count = np.random.default_rng(0).multinomial(len(sd), np.full(len(sd), 1 / len(sd)), size=RESAMPLES)
     rows = []
-    for level in np.atleast_1d(np.asarray(levels, dtype=float)):
-        low, high = (end[block] for end in interval(data, float(level), key=key, table_key=table_key))
+    for level, quantiles in by_level.items():
+        low, high = interval_ends(values, sd, models, quantiles)
         inside, width = (low <= observed) & (observed <= high), high - low
         rows += [
             {"by": by, "group": name, "level": level, **_share(inside, width, chosen & modelled, count)}
@@ -99,51 +90,13 @@ def coverage(
     return pd.DataFrame(rows).sort_values(["by", "group", "level"], kind="stable", ignore_index=True)
 
 
-def _check_unseen(table: AnnData, sites: Sites, held: np.ndarray, measured: np.ndarray, key: str) -> None:
-    if not held.any():
-        raise ValueError("held_out marks no spot; there is nothing to compare with.")
-    seen = held & measured
-    if table.uns[key]["fill"] == "unmeasured" and seen.any():
-        raise ValueError(
-            f"{seen.sum()} of the {held.sum()} held-out spots were measured when the layer was imputed, e.g. "
-            f"{sites.names[seen][0]!r}: it holds their observed values, which have no interval. Impute again with "
-            "measured= leaving them out, or with fill='all' for out-of-fold values."
-        )
-
-
-def _observed(table: AnnData, sites: Sites, held: np.ndarray, measured: np.ndarray, key: str, layer: str | None):
-    """Observed values of the modelled genes at held-out spots, their columns, and the depth of counts or ``None``."""
-    record, column = table.uns[key], f"{key}_modelled"
-    names = list(table.var_names[table.var[column].to_numpy(bool)]) if column in table.var else []
-    if not names:
-        raise KeyError(f"var[{column!r}] is missing or marks no gene; run snrmix.tl.impute again.")
-    if layer is None and record["parameters"]["layer"] != "X":
-        layer = record["parameters"]["layer"]
-    total = np.asarray(matrix_of(table, layer)[sites.order[held]].sum(axis=1)).ravel()
-    empty = ~(total > 0)
-    if empty.any():
-        raise ValueError(
-            f"{empty.sum()} of the {held.sum()} held-out spots have no expression to compare with, e.g. "
-            f"{listing(sites.names[held][empty], 3)}; leave them out of held_out."
-        )
-    known = measured | held
-    found = read_expression(table, sites, known, layer=layer, units=record["input_units"], genes=names)
-    rows = held[known]
-    return found.values[rows], found.columns, found.depth[rows] if record["input_units"] == "counts" else None
-
-
-def _modelled(table: AnnData, key: str) -> np.ndarray:
-    """Which genes the model of each spot knows, bool, (n_obs, n_vars)."""
-    modelled = np.zeros(table.shape, bool)
-    for rows, group in models_of(table, key):
-        modelled[rows] = group >= 0
-    return modelled
-
-
-def _groups(
-    distance: np.ndarray, sd: np.ndarray, depth: np.ndarray | None, library: np.ndarray
-) -> Iterator[tuple[str, str, np.ndarray]]:
+def _groups(spots: HeldOut, sd: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
     """What coverage is told apart by: name, group, and which values belong to it, bool, broadcastable to the values."""
+    sites, depth = spots.sites, spots.depth
+    distance = distance_to_measured(
+        sites.lattice_positions, sites.library, np.flatnonzero(spots.measured & ~spots.held), np.flatnonzero(spots.held)
+    )
+    library = np.array(sites.libraries)[spots.library]
     yield "all", "all", np.ones((len(distance), 1), bool)
     for quarter, chosen in enumerate(_quarters(distance), 1):
         yield "distance", f"quarter {quarter}", chosen[:, None]

@@ -2,19 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from snrmix.data.expression import read_expression
-from snrmix.data.results import check_libraries, result_table
-from snrmix.data.sites import read_sites
-from snrmix.data.table import matrix_of, read_mask
 from snrmix.tl._by_gene import Evaluation, score_by_gene
-from snrmix.tl._held_out import (
-    check_held_out,
-    check_observed,
-    check_still_the_same,
-    choose_modelled,
-    modelled_genes,
-    read_truth,
-)
+from snrmix.tl._held_out import MIN_HELD_OUT, choose_modelled, read_held_out, read_truth
 
 
 def evaluate(
@@ -100,25 +89,10 @@ def evaluate(
     >>> scores = snrmix.tl.evaluate(adata, "measured_held_out")
     >>> scores.attrs["overall"]["mse_ratio"]
     """
-    table = result_table(data, key, table_key)
-    record, predicted = table.uns[key], matrix_of(table, key)
-    sites = read_sites(data, table_key=table_key, library_key=library_key, with_images=False)
-    check_libraries(sites, record, key)
-    held = read_mask(table, held_out, "held_out")[sites.order]
-    measured = read_mask(table, f"{key}_measured", f"{key}_measured")[sites.order]
-    check_held_out(held, measured, record["fill"], sites)
-    if layer is None and record["parameters"]["layer"] != "X":
-        layer = record["parameters"]["layer"]
-    if truth is None:
-        check_observed(table, sites, held, layer)
-    observed = measured if truth is not None else measured | held
-    expression = read_expression(
-        table, sites, observed, layer=layer, units=record["input_units"], genes=modelled_genes(table, key)
-    )
-    if record["fill"] == "unmeasured":
-        check_still_the_same(table, predicted, sites, expression, observed, measured, key)
-    wanted = choose_modelled(table, sites, measured, expression, genes, layer)
-    target = None if truth is None else read_truth(table, truth, sites.order[held], expression.columns)
-    counted = truth is None and expression.input_units == "counts"
-    case = Evaluation(sites, held, measured, observed, expression, target, predicted, counted)
-    return score_by_gene(case, wanted, table)
+    spots = read_held_out(
+        data, held_out, key=key, layer=layer, library_key=library_key, table_key=table_key, fewest=MIN_HELD_OUT,
+        compare=truth is None,
+    )  # fmt: skip
+    wanted = choose_modelled(spots, genes)
+    target = None if truth is None else read_truth(spots, truth)
+    return score_by_gene(Evaluation(spots, target), wanted)

@@ -1,27 +1,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 
 import numpy as np
+from anndata import AnnData
 
+from snrmix import _checks
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import UNITS, names_of
+from snrmix.data.results import UNITS, Result
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import check_pixels, resolve_mixing
 from snrmix.engine.options import Finetuning
-from snrmix.images import resolve_encoder
-from snrmix.plan.cost import check_memory, check_run
-from snrmix.plan.options import _seed, choose_device, finetuning_options, training_options
-from snrmix.plan.parts import plan_models
+from snrmix.plan.cost import check_memory
+from snrmix.plan.features import Features, read_features
+from snrmix.plan.options import read_options
+from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
 from snrmix.plan.source import Source, read_source
-from snrmix.plan.splits import settle_neighbours
 from snrmix.tl.write import Model, library_scores, overall, write
 
 
@@ -30,13 +29,8 @@ def takes_preset(function):
 
     @wraps(function)
     def call(data, **given):
-        preset = given.pop("preset", None)
-        if preset is None:
-            return function(data, **given)
-        result = function(data, **apply_preset(preset, given))
-        table = read_table(data, given.get("table_key")) if result is None else result
-        table.uns[given.get("key_added", "snrmix")]["parameters"]["preset"] = preset
-        return result
+        preset = given.get("preset")
+        return function(data, **(given if preset is None else apply_preset(preset, given)))
 
     return call
 
@@ -206,84 +200,61 @@ def impute(
     >>> adata.layers["snrmix"].shape == adata.shape
     True
     """
-    mixing, seed, device = resolve_mixing(mix), _seed(random_state), choose_device(accelerator)
-    training |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
-    training |= {"max_epochs": max_epochs} if max_epochs is not None else {}
-    encoder = resolve_encoder(encoder) if use_rep is None else None
-    tuning = finetuning_options(finetune, finetuning, training, encoder, use_rep)
-    if tuning is None:
-        options = training_options(training)
-        check_pixels(mixing)
-    else:
-        options = tuning
-    losses = losses if losses is not None else Losses()
-    if not isinstance(losses, Losses):
-        raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    for name, value in (("kriging", kriging), ("share", share), ("early_stopping", early_stopping), ("copy", copy)):
-        if not isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name}={value!r} must be True or False.")
-    table = read_table(data, table_key)
-    _check_output(table, fill, key_added)
-    check_memory(table)
-    check = partial(
-        check_run,
-        n_folds=n_folds,
-        n_repeats=n_repeats,
-        max_epochs=options.max_epochs,
-        kriging=kriging,
-        share=bool(share),
-    )
+    _checks.flag("copy", copy)
+    training |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "devices": devices}
+    options = read_options(
+        encoder=encoder, scales=scales, use_rep=use_rep, share=share, mix=mix, losses=losses, kriging=kriging,
+        n_folds=n_folds, n_repeats=n_repeats, validation=validation, random_state=random_state, accelerator=accelerator,
+        finetune=finetune, finetuning=finetuning, training=training,
+    )  # fmt: skip
+    check_output(read_table(data, table_key), fill, key_added)
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
-        um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key, encoder=encoder,
-        scales=scales, device=device, need_features=not kriging or tuning is not None, check=check, finetuning=tuning,
+        um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
+        need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
-    fill = choose_fill(fill, measured is not None, source.is_measured, n_folds)
-    settings = Settings(mixing, losses, options, kriging, seed, device, encoder and encoder.function)
-    parts = plan_models(source, bool(share), n_folds, n_repeats, validation, seed)
-    mixings = [settle_neighbours(mixing, part.folds, chosen=not isinstance(mix, str)) for part in parts]
-    models = []
-    for number, (part, mixing) in enumerate(zip(parts, mixings, strict=True), 1):
-        if len(parts) > 1:
-            logger.info("model %d of %d: %s.", number, len(parts), part.name)
-        models.append((part, part.fit(replace(settings, mixing=mixing))))
+    fill = choose_fill(fill, measured is not None, source.is_measured, options.n_folds)
+    parts = plan_models(source, options)
+    settings = [part.settings(options) for part in parts]
+    features = read_features(source, options, run_of(source, options, parts))
+    models = fit_models(parts, settings, features)
     parameters = {
         "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,
         "layer": layer or "X",
         "units": units,
         "genes": genes if isinstance(genes, int | str) else None if genes is None else "list",
         "use_rep": use_rep,
-        "encoder": source.embedding.record["encoder"] if source.embedding else None,
-        "share": bool(share),
-        "mix": mixings[0] if len(parts) == 1 else settings.mixing,
-        "losses": losses,
-        "kriging": kriging,
+        "encoder": features.record["encoder"] if features.record else None,
+        "share": options.share,
+        "mix": settings[0].mixing if len(parts) == 1 else options.settings.mixing,
+        "losses": options.settings.losses,
+        "kriging": options.settings.kriging,
         "finetune": finetune,
-        "training": options,
+        "training": options.settings.training,
         "n_folds": n_folds,
         "n_repeats": n_repeats,
         "validation": validation,
         "fill": fill,
-        "random_state": seed,
+        "random_state": options.settings.seed,
+        **({"preset": preset} if preset is not None else {}),
     }
     result = source.table.copy() if copy else source.table
-    write(result, source, models, fill, key_added, parameters)
+    write(result, source, features, models, fill, key_added, parameters)
     report(source, models, key_added, fill)
     return result if copy else None
 
 
-def _check_output(table, fill: str, key: str) -> None:
-    """Refuse a name under which something else is stored already."""
-    if fill not in ("auto", "unmeasured", "all"):
-        raise ValueError(f"fill={fill!r}; choose 'auto', 'unmeasured' or 'all'.")
-    if not isinstance(key, str) or not key or "/" in key:
-        raise ValueError(f"key_added={key!r} must be a name without '/'.")
-    ours = "calibration" in table.uns[key] if isinstance(table.uns.get(key), Mapping) else False
-    taken = [f"{part}[{name!r}]" for part, name in names_of(key) if name in getattr(table, part)]
-    if key == CACHE_KEY or (taken and not ours):
-        raise ValueError(
-            f"key_added={key!r} would overwrite something else: {', '.join(taken) or key}; choose another name."
-        )
+def check_output(table: AnnData, fill: str, key: str) -> None:
+    """Refuse results that cannot be stored.
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``fill``, a name that is taken or is none, or layers that do not fit into memory.
+    """
+    _checks.choice("fill", fill, ("auto", "unmeasured", "all"))
+    Result(table, key).check_free(reserved=CACHE_KEY)
+    check_memory(table)
 
 
 def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -> str:
@@ -307,6 +278,16 @@ def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -
     return fill
 
 
+def fit_models(parts: list[Part], settings: list[Settings], features: Features) -> list[Model]:
+    """Fit one after the other."""
+    models = []
+    for number, (part, how) in enumerate(zip(parts, settings, strict=True), 1):
+        if len(parts) > 1:
+            logger.info("model %d of %d: %s.", number, len(parts), part.name)
+        models.append((part, part.fit(features, how)))
+    return models
+
+
 def report(source: Source, models: list[Model], key: str, fill: str) -> None:
     """Say what was written, and how far to trust it."""
     genes, methods = overall(models)
@@ -324,11 +305,11 @@ def report(source: Source, models: list[Model], key: str, fill: str) -> None:
         if len(models) > 1:
             ratio, pearson = fit.scores.loc["snrmix", ["mse_ratio", "pearson"]]
             logger.info("%s: MSE %.3f of the mean's, mean Pearson %.2f (%s).", part.name, ratio, pearson, part.kind)
-        rare = len(part.prepared.expression.mean_columns)
+        rare = len(part.expression.mean_columns)
         if rare:
             logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
     logger.info(
         "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r.",
         key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
-        UNITS[models[0][0].prepared.expression.input_units], fill,
+        UNITS[models[0][0].expression.input_units], fill,
     )  # fmt: skip

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from snrmix.data.results import models_of, result_table
+from snrmix.data.results import Result
 from snrmix.engine.conformal import NORMAL_90
 
 
@@ -34,10 +36,28 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
     KeyError, ValueError
         When there is no result under ``key``, or ``level`` is out of range.
     """
+    result = Result.find(data, key, table_key)
+    quantiles = quantiles_in_sds(result.record["calibration"], level)
+    return interval_ends(result.layer, result.sd, result.models(), quantiles)
+
+
+def quantiles_in_sds(calibration: Mapping, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval as multiples of the sd: low and high, float32, each (groups + 1,), the last for group -1.
+
+    Parameters
+    ----------
+    calibration
+        Of `snrmix.tl.impute`: quantiles ``low`` and ``high``, each (groups, levels), at ``levels``.
+    level
+        Probability.
+
+    Raises
+    ------
+    ValueError
+        When ``level`` is out of range.
+    """
     from scipy.stats import norm
 
-    table = result_table(data, key, table_key)
-    calibration = table.uns[key]["calibration"]
     levels = np.asarray(calibration["levels"])
     if not levels[0] <= level <= levels[-1]:
         raise ValueError(f"level={level!r} must lie between {levels[0]} and {levels[-1]}.")
@@ -46,13 +66,27 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
         return np.array([np.interp(at, levels, row) for row in np.asarray(calibration[side])])
 
     half_width = np.maximum((quantiles("high", 0.9) - quantiles("low", 0.9)) / (2 * NORMAL_90), 1e-12)
-    values, sd = np.asarray(table.layers[key]), np.asarray(table.layers[f"{key}_sd"])
-    ends = []
-    for side, sign in (("low", -1), ("high", 1)):
-        # Genes that were not modelled, group -1, have no residuals of their own: their sd is taken as normal.
-        sds = np.append(quantiles(side, level) / half_width, sign * norm.ppf((1 + level) / 2)).astype(np.float32)
-        end = np.empty_like(values)
-        for rows, group in models_of(table, key):
+    # Genes that were not modelled, group -1, have no residuals of their own: their sd is taken as normal.
+    return tuple(
+        np.append(quantiles(side, level) / half_width, sign * norm.ppf((1 + level) / 2)).astype(np.float32)
+        for side, sign in (("low", -1), ("high", 1))
+    )
+
+
+def interval_ends(values: np.ndarray, sd: np.ndarray, models, quantiles) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends, not negative, each of the shape of the values.
+
+    Parameters
+    ----------
+    values, sd
+        Shape (n, genes).
+    models
+        Pairs: rows that a model predicted, and the group of every gene in it.
+    quantiles
+        See `quantiles_in_sds`.
+    """
+    ends = np.empty_like(values), np.empty_like(values)
+    for end, sds in zip(ends, quantiles, strict=True):
+        for rows, group in models:
             end[rows] = np.maximum(values[rows] + sds[group] * sd[rows], 0)
-        ends.append(end)
-    return tuple(ends)
+    return ends

@@ -7,31 +7,34 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix.data.embedding_cache import write_cache
-from snrmix.data.results import UNITS, versions
+from snrmix.data.results import CALIBRATION, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import SectionFit
 from snrmix.engine.scores.by_library import Scores
+from snrmix.plan.features import Features
 from snrmix.plan.parts import Part
 from snrmix.plan.source import Source
 
 Model = tuple[Part, SectionFit]
 
 
-def write(table: AnnData, source: Source, models: list[Model], fill: str, key: str, parameters: dict) -> None:
+def write(
+    table: AnnData, source: Source, features: Features, models: list[Model], fill: str, key: str, parameters: dict
+) -> None:
     """Write results and provenance; everything is computed before the first assignment."""
     layers = full_layers(table.shape, models, fill)
     columns = gene_columns(table.n_vars, models)
     several = len(models) > 1
     low, high = (np.concatenate([getattr(fit.calibration, side) for _, fit in models]) for side in ("low", "high"))
     group = calibration_groups(table.n_vars, models)
-    units = models[0][0].prepared.expression.input_units
+    units = models[0][0].expression.input_units
     record = {
         "parameters": parameters,
         "versions": versions(),
         "units": UNITS[units],
         "input_units": units,
         "fill": fill,
-        "image": image_record(source),
+        "image": image_record(source, features),
         "history": stacked_history(models),
         "scores": overall(models)[1],
         "n_spots_scored": sum(len(fit.scored) for part, fit in scored_models(models)),
@@ -47,53 +50,43 @@ def write(table: AnnData, source: Source, models: list[Model], fill: str, key: s
     record = writable(record)
     model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
 
-    remove_earlier(table, key)
-    for name, values in zip((key, f"{key}_sd"), layers, strict=True):
+    result = Result(table, key)
+    result.clear()
+    for name, values in zip((key, result.name(SD)), layers, strict=True):
         table.layers[name] = values
     for name, column in columns.items():
-        table.var[f"{key}_{name}"] = column
+        table.var[result.name(name)] = column
     if several:
-        table.obs[f"{key}_model"] = model_of
-        table.varm[f"{key}_calibration"] = group
+        table.obs[result.name(MODEL)] = model_of
+        table.varm[result.name(CALIBRATION)] = group
     else:
-        table.var[f"{key}_calibration"] = group[:, 0]
-    table.obs[f"{key}_measured"] = source.sites.to_rows(source.is_measured)
+        table.var[result.name(CALIBRATION)] = group[:, 0]
+    table.obs[result.name(MEASURED)] = source.sites.to_rows(source.is_measured)
     table.uns[key] = record
-    if source.embedding is not None:
-        write_cache(table, source.sites, source.embedding)
-
-
-def remove_earlier(table: AnnData, key: str) -> None:
-    """Remove what an earlier call wrote and this one may not."""
-    table.var.drop(
-        columns=[f"{key}_{n}" for n in ("weight_network", "weight_kriging", "calibration")],
-        errors="ignore",
-        inplace=True,
-    )
-    table.obs.drop(columns=f"{key}_model", errors="ignore", inplace=True)
-    if f"{key}_calibration" in table.varm:
-        del table.varm[f"{key}_calibration"]
+    if features.embedding is not None:
+        write_cache(table, source.sites, features.embedding)
 
 
 def full_layers(shape: tuple[int, int], models: list[Model], fill: str) -> tuple[np.ndarray, np.ndarray]:
     """Values and their sd, float32, of the table's shape; NaN for genes that were left out."""
     layers = values, sds = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     for part, fit in models:
-        section, expression, order = part.prepared.section, part.prepared.expression, part.prepared.sites.order
+        expression, order = part.expression, part.sites.order
+        measured, unmeasured = part.measured, np.flatnonzero(~part.is_measured)
         if fill == "unmeasured":
-            at_measured = section.expression, np.zeros_like(section.expression)
+            at_measured = expression.values, np.zeros_like(expression.values)
         else:
             at_measured = fit.out_of_fold, fit.out_of_fold_sd
         elsewhere, rare = (fit.predicted, fit.predicted_sd), (expression.means, expression.spreads)
         for layer, observed, predicted, constant in zip(layers, at_measured, elsewhere, rare, strict=True):
-            for rows, block in ((section.measured, observed), (section.unmeasured, predicted)):
+            for rows, block in ((measured, observed), (unmeasured, predicted)):
                 own = part.predicts[rows]
                 block = block if own.all() else block[own]
                 layer[np.ix_(order[rows[own]], expression.columns)] = block
             layer[np.ix_(order[part.predicts], expression.mean_columns)] = constant
         if fill == "unmeasured":
-            own = part.predicts[section.measured]
-            seen = np.ix_(order[section.measured[own]], expression.mean_columns)
+            own = part.predicts[measured]
+            seen = np.ix_(order[measured[own]], expression.mean_columns)
             values[seen], sds[seen] = expression.rare_values.toarray()[own], 0
     return values, sds
 
@@ -111,7 +104,7 @@ def library_scores(models: list[Model]) -> list[tuple[Part, Scores]]:
 def overall(models: list[Model]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores per gene, by its column in the table, and per method: means over libraries, see `gene_columns`."""
     found = library_scores(models)
-    genes = [scores.genes.set_axis(part.prepared.expression.columns) for part, scores in found]
+    genes = [scores.genes.set_axis(part.expression.columns) for part, scores in found]
     methods = [scores.methods for _, scores in found]
     if len(found) == 1:
         return genes[0], methods[0]
@@ -127,7 +120,7 @@ def gene_columns(n_vars: int, models: list[Model]) -> dict[str, np.ndarray]:
     genes = overall(models)[0]
     columns = genes.index.to_numpy()
     found = {name: var_column(n_vars, columns, genes[name].to_numpy()) for name in genes}
-    return {**found, "modelled": var_column(n_vars, columns, np.ones(len(columns), bool))}
+    return {**found, MODELLED: var_column(n_vars, columns, np.ones(len(columns), bool))}
 
 
 def var_column(n_vars: int, columns: np.ndarray, values: np.ndarray, missing=None) -> np.ndarray:
@@ -145,7 +138,7 @@ def calibration_groups(n_vars: int, models: list[Model]) -> np.ndarray:
     groups, first = [], 0
     for part, fit in models:
         group = fit.calibration.group + first
-        groups.append(var_column(n_vars, part.prepared.expression.columns, group, missing=-1))
+        groups.append(var_column(n_vars, part.expression.columns, group, missing=-1))
         first += len(fit.calibration.low)
     return np.column_stack(groups)
 
@@ -154,7 +147,7 @@ def predicted_by(n_obs: int, models: list[Model]) -> np.ndarray:
     """Name of the model of every row."""
     names = np.empty(n_obs, dtype=object)
     for part, _ in models:
-        names[part.prepared.sites.order[part.predicts]] = part.name
+        names[part.sites.order[part.predicts]] = part.name
     return names
 
 
@@ -176,14 +169,14 @@ def stacked_history(models: list[Model]) -> dict[str, np.ndarray]:
 
 def library_record(table: AnnData, part: Part, fit: SectionFit, name: str) -> dict:
     """What ``uns`` keeps of one library: how good its predictions are, and what they rest on."""
-    sites = part.prepared.sites
+    sites = part.sites
     scores = fit.by_library.get(sites.libraries.index(name)) if not part.elsewhere else None
     genes, methods = (scores.genes, scores.methods) if scores else (fit.genes, fit.scores)
     n_spots = scores.n_spots if scores else sum(each.n_spots for each in fit.by_library.values())
     record = {
         "model": part.name,
         "kind": part.kind,
-        "genes": genes.set_axis(table.var_names[part.prepared.expression.columns].rename("gene")),
+        "genes": genes.set_axis(table.var_names[part.expression.columns].rename("gene")),
         "scores": methods,
         "n_spots_scored": n_spots,
         "history": fit.network.history if fit.network is not None else {},
@@ -203,17 +196,17 @@ def library_record(table: AnnData, part: Part, fit: SectionFit, name: str) -> di
     return record
 
 
-def image_record(source: Source) -> dict:
+def image_record(source: Source, features: Features) -> dict:
     """Scale of the section and sizes of the patches."""
-    sites, embedding = source.sites, source.embedding
+    sites = source.sites
     record = {
         "libraries": list(sites.libraries),
         "um_per_px": sites.um_per_px,
         "pitch": sites.pitch,
         "scale_known": bool(np.isfinite(sites.um_per_px).all()),
     }
-    if embedding is not None:
-        record |= {name: embedding.record[name] for name in ("scales", "patch_side")}
+    if features.record is not None:
+        record |= {name: features.record[name] for name in ("scales", "patch_side")}
     return record
 
 

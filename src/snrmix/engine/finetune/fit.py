@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from snrmix._log import logger, quiet
+from snrmix._log import logger
 from snrmix.engine.finetune.blocks import checkpoint_blocks, trained_parameters
 from snrmix.engine.finetune.finetuner import Finetuner
 from snrmix.engine.finetune.patch_network import CHUNK, PatchNetwork, encode_scales, predict
@@ -20,11 +20,9 @@ from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import Targets, make_targets
 from snrmix.engine.options import Finetuning
 from snrmix.engine.patches import PatchStore, to_float
-from snrmix.engine.scaling import standard_scale
+from snrmix.engine.scaling import PENALTIES, standard_scale
 from snrmix.engine.section import Section
-from snrmix.engine.trainer import Progress, make_trainer
-
-PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # of the first head, per feature
+from snrmix.engine.trainer import device_of, train
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class FinetunedFit:
         """Mean of the networks' predictions, float32, shape (len(patches), genes)."""
         if not len(patches):  # an encoder need not take an empty batch
             return np.zeros((0, len(self.targets[0].mean)), np.float32)
-        device = make_trainer(self.options).strategy.root_device
+        device = device_of(self.options)
         read, rows = patches.reader(device), torch.arange(len(patches))
         total = np.zeros((len(patches), len(self.targets[0].mean)), np.float32)
         for weights, target in zip(self.weights, self.targets, strict=True):
@@ -118,14 +116,13 @@ def fit_finetuned(
             table = partner_table([target], [fold], section.neighbours, mixing, own_seed, library)
             network = first_network(encoder, trained, features, target, fold, options)
             module = Finetuner(network, own, target, fold, table, mixing, losses, options, own_seed)
-            with quiet("lightning.pytorch", "lightning.fabric"):
-                make_trainer(options, [Progress(options.max_epochs)] if options.progress else []).fit(module)
+            train(module, options, options.clip)
             selection, module.selection = module.selection, None
             kept = selection.kept[0] | {"centre": network.centre, "inverse_scale": network.inverse_scale}
             weights.append({name: value.cpu() for name, value in kept.items()})
             targets.append(target)
             held_out.append(selection.held_out[0].cpu().numpy())
-            history["train_loss"].append(module.train_loss)
+            history["train_loss"].append(np.ravel(module.train_loss))
             history["validation_mse"].append(np.ravel(selection.curve))
             history["best_epoch"].append(selection.best_epoch)
     history = {
@@ -167,7 +164,7 @@ def first_features(encoder: torch.nn.Module, patches: PatchStore, options: Finet
         raise ValueError(
             f"{type(encoder).__name__} returned {shape}; expected a tensor (patches, features): pool over the image."
         )
-    device = make_trainer(options).strategy.root_device
+    device = device_of(options)
     read, parts = patches.reader(device), []
     encoder.to(device)
     with torch.no_grad():

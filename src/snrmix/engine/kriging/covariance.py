@@ -41,7 +41,7 @@ class KrigingSites:
 
 
 @dataclass(frozen=True)
-class Block:
+class Relations:
     """What relates some sites to others.
 
     Parameters
@@ -57,43 +57,58 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Covariance:
-    """A sum of terms ``weight * exp(-distance / reach) * image``, either factor being optional; 1 at distance 0.
+class Term:
+    """``weight * exp(-distance / reach) * image``, either factor being optional.
 
     Parameters
     ----------
-    name
-        For the record.
-    terms
-        Each (weight, reach in pitches or ``None``, whether the correlation of looks is a factor).
+    weight
+        At distance 0.
+    reach
+        In pitches; ``None``: it does not depend on the distance.
+    image
+        Whether the correlation of looks is a factor.
     """
 
-    name: str
-    terms: tuple[tuple[float, float | None, bool], ...]
+    weight: float
+    reach: float | None = None
+    image: bool = False
 
-    def of(self, block: Block) -> np.ndarray:
-        """Correlation, float64, in the shape of the block."""
-        total = np.zeros(block.distance.shape)
-        for weight, reach, image in self.terms:
-            if reach is None:
-                total += weight * block.image
-                continue
-            term = weight * np.exp(block.distance / -reach)
-            total += term * block.image if image else term
+    def of(self, relations: Relations) -> np.ndarray:
+        """Its values, float64, in the shape of the relations."""
+        if self.reach is None:
+            return self.weight * relations.image
+        near = self.weight * np.exp(relations.distance / -self.reach)
+        return near * relations.image if self.image else near
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """A sum of terms, 1 at distance 0; the name is for the record."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    def of(self, relations: Relations) -> np.ndarray:
+        """Correlation, float64, in the shape of the relations."""
+        total = np.zeros(relations.distance.shape)
+        for term in self.terms:
+            total += term.of(relations)
         return total
 
 
-SPACE = (Covariance("space 3", ((1.0, 3.0, False),)), Covariance("space 25", ((1.0, 25.0, False),)))
+SPACE = (Covariance("space 3", (Term(1.0, 3.0),)), Covariance("space 25", (Term(1.0, 25.0),)))
 WITHOUT_IMAGE = (
     *SPACE,
-    Covariance("space 8", ((1.0, 8.0, False),)),
-    Covariance("space 3 + 25", ((0.5, 3.0, False), (0.5, 25.0, False))),
+    Covariance("space 8", (Term(1.0, 8.0),)),
+    Covariance("space 3 + 25", (Term(0.5, 3.0), Term(0.5, 25.0))),
 )
+LOOKS_ALONE = Term(0.3, image=True)
 WITH_IMAGE = (
     *SPACE,
-    Covariance("image", ((1.0, None, True),)),
-    Covariance("space 8 + image + space 8 x image", ((0.3, 8.0, False), (0.3, None, True), (0.4, 8.0, True))),
-    Covariance("space 8 + image + space 25 x image", ((0.4, 8.0, False), (0.3, None, True), (0.3, 25.0, True))),
+    Covariance("image", (Term(1.0, image=True),)),
+    Covariance("space 8 + image + space 8 x image", (Term(0.3, 8.0), LOOKS_ALONE, Term(0.4, 8.0, image=True))),
+    Covariance("space 8 + image + space 25 x image", (Term(0.4, 8.0), LOOKS_ALONE, Term(0.3, 25.0, image=True))),
 )
 
 
@@ -135,18 +150,18 @@ class Correlations:
         """Covariances to choose from."""
         return WITH_IMAGE if self._looks else WITHOUT_IMAGE
 
-    def between(self, rows: np.ndarray, columns: np.ndarray) -> Block:
+    def between(self, rows: np.ndarray, columns: np.ndarray) -> Relations:
         """Relate sites to sites, all given by index.
 
         Parameters
         ----------
         rows, columns
-            Shapes (r,) and (c,) give a block of shape (r, c); shapes (batch, r) and (batch, c) give (batch, r, c).
+            Shapes (r,) and (c,) give relations of shape (r, c); shapes (batch, r) and (batch, c) give (batch, r, c).
         """
         s = self.sites
         distance = np.sqrt(squared_distance(s.positions[rows], s.positions[columns]))
         distance[s.library[rows][..., :, None] != s.library[columns][..., None, :]] = np.inf
-        return Block(distance, self._image(rows, columns))
+        return Relations(distance, self._image(rows, columns))
 
     def _image(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
         if not self._looks:

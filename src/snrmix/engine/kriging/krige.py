@@ -14,18 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snrmix.engine.kriging.components import Depths, depth_curves, split_components, spot_noise, trusted_depth
-from snrmix.engine.kriging.covariance import Correlations, Covariance, KrigingSites
-from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, solve_exact, solve_near
+from snrmix.engine.folds import Fold
+from snrmix.engine.kriging.components import (
+    Components,
+    Depths,
+    depth_curves,
+    split_components,
+    spot_noise,
+    trusted_depth,
+)
+from snrmix.engine.kriging.covariance import LOOKS, Correlations, Covariance, KrigingSites
+from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
 from snrmix.engine.scaling import Standardised, standard_scale
-
-if TYPE_CHECKING:
-    from snrmix.engine.folds import Fold
-    from snrmix.engine.section import Section
+from snrmix.engine.section import Section
 
 EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
 EXACT_CELLS = 3e7  # spots times targets, likewise
@@ -45,13 +49,10 @@ class Kriged:
     ----------
     mean, sd
         float32, shape (targets, genes): mean and standard deviation of a new observation.
-    record
-        What components and remainder use most; arrays, so that it can be stored.
     """
 
     mean: np.ndarray
     sd: np.ndarray
-    record: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,9 @@ def krige_section(section: Section, folds: Sequence[Fold], device: str = "cpu") 
 
 
 def cross_krige(
-    sites: KrigingSites,
-    measured: np.ndarray,
-    expression: np.ndarray,
-    depth: np.ndarray | None,
-    folds: Sequence[Fold],
-    targets: np.ndarray,
-    device: str = "cpu",
-) -> SectionKriging:
+    sites: KrigingSites, measured: np.ndarray, expression: np.ndarray, depth: np.ndarray | None, folds: Sequence[Fold],
+    targets: np.ndarray, device: str = "cpu",
+) -> SectionKriging:  # fmt: skip
     """Out-of-fold values at measured sites, and predictions at targets.
 
     Means, noise levels, components, covariances and nuggets are fitted on each fold's training spots.
@@ -113,65 +109,110 @@ def cross_krige(
     device
         Where systems are solved.
     """
-    exact = len(measured) <= EXACT_SPOTS and len(measured) * len(targets) <= EXACT_CELLS
-    correlations = Correlations(sites, measured) if exact else Correlations(sites, measured, LOOKS_NEAR)
+    kriging = Kriging(sites, measured, exact=is_exact(len(measured), len(targets)), device=device)
     depths = depth_curves(trusted_depth(expression, depth))
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     for fold in folds:
-        train, held_out = measured[fold.train], measured[fold.held_out]
-        kriged = krige(correlations, train, held_out, expression[fold.train], depths.at(fold.train), exact, device)
+        fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
+        kriged = fitted.predict(measured[fold.held_out])
         out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
-    final = krige(correlations, measured, targets, expression, depths, exact, device)
-    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, {"exact": exact, **final.record})
+    fitted = kriging.fit(measured, expression, depths)
+    final = fitted.predict(targets)
+    record = {"exact": kriging.exact, **fitted.record}
+    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, record)
 
 
-def krige(
-    correlations: Correlations,
-    train: np.ndarray,
-    targets: np.ndarray,
-    expression: np.ndarray,
-    depths: Depths | None = None,
-    exact: bool = True,
-    device: str = "cpu",
-) -> Kriged:
-    """Krige targets from training sites, component by component.
+def is_exact(measured: int, targets: int) -> bool:
+    """Whether so many targets are kriged from all measured spots at once, not from neighbourhoods."""
+    return measured <= EXACT_SPOTS and measured * targets <= EXACT_CELLS
+
+
+class Kriging:
+    """Kriging by component among given sites.
 
     Parameters
     ----------
-    correlations
-        Of all sites.
-    train, targets
-        Indices of sites.
-    expression
-        float32, shape (len(train), genes).
-    depths
-        Of the training sites; ``None``: they are equally noisy.
+    sites
+        All sites.
+    measured
+        Indices of the measured ones, which set what is near in looks.
     exact
         Whether every target sees all training sites, or only its neighbourhood.
     device
         Where systems are solved.
     """
-    order = _canonical(correlations.sites, train)
-    mean = expression.mean(0, dtype=np.float64).astype(np.float32)
-    noise = spot_noise(expression, depths)
-    centred = expression - mean
-    parts = split_components(centred, noise, order)
-    some = choice_spots(correlations.sites, train, order)
-    choices = choose(
-        correlations, train[some], parts.scores[some], parts.sketch(centred, SKETCH)[some], noise.level[some]
-    )
-    solve = solve_exact if exact else solve_near
-    solved = solve(correlations, choices, train, targets, parts.scores, noise.level, device)
-    own = (solved.mean - solved.smoother @ parts.scores) * parts.share
-    predicted = solved.smoother.astype(np.float32) @ centred
-    predicted += own.astype(np.float32) @ parts.loadings.T.astype(np.float32)
-    predicted += mean
-    variance = (solved.variance * parts.share).astype(np.float32) @ (parts.loadings**2).T.astype(np.float32)
-    share = parts.remainder_share(centred).astype(np.float32)
-    for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
-        row += remainder * share
-    np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
-    return Kriged(predicted, variance, _describe(choices, parts.names, correlations.candidates))
+
+    def __init__(self, sites: KrigingSites, measured: np.ndarray, *, exact: bool = True, device: str = "cpu"):
+        self.correlations = Correlations(sites, measured, LOOKS if exact else LOOKS_NEAR)
+        self.exact, self.device = exact, device
+
+    def fit(self, train: np.ndarray, expression: np.ndarray, depths: Depths | None = None) -> FittedKriging:
+        """Take expression apart, and choose covariances and nuggets.
+
+        Parameters
+        ----------
+        train
+            Shape (n,), indices of the training sites.
+        expression
+            float32, shape (n, genes).
+        depths
+            Of the training sites; ``None``: they are equally noisy.
+        """
+        sites = self.correlations.sites
+        order = _canonical(sites, train)
+        mean = expression.mean(0, dtype=np.float64).astype(np.float32)
+        noise = spot_noise(expression, depths)
+        centred = expression - mean
+        parts = split_components(centred, noise, order)
+        some = choice_spots(sites, train, order)
+        sketch = parts.sketch(centred, SKETCH)
+        choices = choose(self.correlations, train[some], parts.scores[some], sketch[some], noise.level[some])
+        observed = Observed(self.correlations, train, parts.scores, noise.level, choices)
+        return FittedKriging(observed, parts, mean, centred, self.exact, self.device)
+
+
+@dataclass(frozen=True)
+class FittedKriging:
+    """What `Kriging.fit` found; it predicts any sites.
+
+    Parameters
+    ----------
+    observed
+        Training sites, their components, and what was chosen for each.
+    components
+        How expression is made of them.
+    mean, centred
+        Shape (genes,), and float32, shape (n, genes): expression of the training sites is their sum.
+    exact, device
+        See `Kriging`.
+    """
+
+    observed: Observed
+    components: Components
+    mean: np.ndarray
+    centred: np.ndarray
+    exact: bool
+    device: str
+
+    def predict(self, targets: np.ndarray) -> Kriged:
+        """Mean and standard deviation at targets, sites by index."""
+        parts, solve = self.components, solve_exact if self.exact else solve_near
+        solved = solve(self.observed, targets, self.device)
+        own = (solved.mean - solved.smoother @ parts.scores) * parts.share
+        predicted = solved.smoother.astype(np.float32) @ self.centred
+        predicted += own.astype(np.float32) @ parts.loadings.T.astype(np.float32)
+        predicted += self.mean
+        variance = (solved.variance * parts.share).astype(np.float32) @ (parts.loadings**2).T.astype(np.float32)
+        share = parts.remainder_share(self.centred).astype(np.float32)
+        for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
+            row += remainder * share
+        np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
+        return Kriged(predicted, variance)
+
+    @property
+    def record(self) -> dict[str, np.ndarray]:
+        """What components and remainder use most; arrays, so that it can be stored."""
+        return _describe(self.observed.choices, self.components.names, self.observed.correlations.candidates)
 
 
 def _canonical(sites: KrigingSites, index: np.ndarray) -> np.ndarray:
@@ -227,11 +268,11 @@ def choose(
     noise
         Shape (n,).
     """
-    candidates, block = correlations.candidates, correlations.between(train, train)
+    candidates, relations = correlations.candidates, correlations.between(train, train)
     values = np.concatenate([scores, remainder], axis=1)
     error, scale = np.empty((2, len(candidates), len(NUGGETS), values.shape[1]))
     for k, covariance in enumerate(candidates):
-        error[k], scale[k] = leave_one_out(covariance.of(block), values, noise, NUGGETS)
+        error[k], scale[k] = leave_one_out(covariance.of(relations), values, noise, NUGGETS)
     n, components = scores.shape
     choices = [_weigh(error[..., c], scale[..., c], n) for c in range(components)]
     return [*choices, _weigh(error[..., components:].mean(-1), scale[..., components:].mean(-1), n)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from snrmix.engine.kriging.covariance import Block, Correlations
+from snrmix.engine.kriging.covariance import Correlations, Relations
 from snrmix.engine.neighbours import nearest
 
 NUGGETS = np.append(10.0 ** np.array([-1.5, -0.5, 0.5, 1.5]), 1e6)
@@ -40,6 +40,46 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What is known at the training spots, and how it is to be carried on.
+
+    Parameters
+    ----------
+    correlations
+        Of all sites.
+    train
+        Shape (n,), indices of the training spots among the sites.
+    scores
+        Shape (n, components).
+    noise
+        Shape (n,), mean 1.
+    choices
+        One per component, and last that of the remainder.
+    """
+
+    correlations: Correlations
+    train: np.ndarray
+    scores: np.ndarray
+    noise: np.ndarray
+    choices: list[Choice]
+
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight and scale of every covariance and nugget, each of shape (covariances, nuggets, choices)."""
+        weight, scale = np.zeros((2, len(self.correlations.candidates), len(NUGGETS), len(self.choices)))
+        for c, choice in enumerate(self.choices):
+            weight[choice.covariance, choice.nugget, c] = choice.weight
+            scale[choice.covariance, choice.nugget, c] = choice.scale
+        return weight, scale
+
+    def noise_at(self, targets: np.ndarray) -> np.ndarray:
+        """Noise to expect at targets: the mean of the nearest 6 training spots of the library, 1 without any."""
+        sites = self.correlations.sites
+        near = nearest(sites.positions, sites.library, self.train, targets, min(6, len(self.train)))[0]
+        known = near >= 0
+        return np.where(known.any(1), (self.noise[near] * known).sum(1) / np.maximum(known.sum(1), 1), 1.0)
+
+
+@dataclass(frozen=True)
 class Solved:
     """Kriging of components, and the weights of the remainder.
 
@@ -59,35 +99,15 @@ class Solved:
     remainder_variance: np.ndarray
 
 
-def solve_exact(
-    correlations: Correlations,
-    choices: list[Choice],
-    train: np.ndarray,
-    targets: np.ndarray,
-    scores: np.ndarray,
-    noise: np.ndarray,
-    device: str = "cpu",
-) -> Solved:
-    """Krige from all training spots: one Cholesky factor for every covariance and nugget in use.
+def solve_exact(observed: Observed, targets: np.ndarray, device: str = "cpu") -> Solved:
+    """Krige targets, sites by index, from all training spots: one Cholesky factor for every covariance and nugget in use.
 
-    Parameters
-    ----------
-    correlations
-        Of all sites.
-    choices
-        One per component, and last that of the remainder.
-    train, targets
-        Indices of sites.
-    scores
-        Shape (n, components).
-    noise
-        Shape (n,), mean 1.
-    device
-        Where to solve.
+    Systems are solved on ``device``.
     """
-    device, weight, scale = _double(device), *_tables(choices, len(correlations.candidates))
-    target_noise = noise_at(correlations, train, targets, noise)
-    mean, variance = np.zeros((len(targets), scores.shape[1])), np.zeros((len(targets), len(choices)))
+    correlations, train, scores, noise = observed.correlations, observed.train, observed.scores, observed.noise
+    device, (weight, scale) = _double(device), observed.tables()
+    target_noise = observed.noise_at(targets)
+    mean, variance = np.zeros((len(targets), scores.shape[1])), np.zeros((len(targets), len(observed.choices)))
     smoother = np.zeros((len(targets), len(train)))
     if not len(targets):
         return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
@@ -118,40 +138,31 @@ def solve_exact(
     return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
 
 
-def solve_near(
-    correlations: Correlations,
-    choices: list[Choice],
-    train: np.ndarray,
-    targets: np.ndarray,
-    scores: np.ndarray,
-    noise: np.ndarray,
-    device: str = "cpu",
-) -> Solved:
+def solve_near(observed: Observed, targets: np.ndarray, device: str = "cpu") -> Solved:
     """Krige every target from its `NEIGHBOURS` most correlated training spots: time and memory linear in sites.
 
     Parameters are those of `solve_exact`.
     """
-    device, tables = _double(device), _tables(choices, len(correlations.candidates))
-    target_noise = noise_at(correlations, train, targets, noise)
-    near = neighbourhoods(correlations, train, targets)
-    mean, variance = np.zeros((len(targets), scores.shape[1])), np.zeros((len(targets), len(choices)))
-    weights = np.zeros(near.shape)
+    device, target_noise = _double(device), observed.noise_at(targets)
+    near = neighbourhoods(observed.correlations, observed.train, targets)
+    mean = np.zeros((len(targets), observed.scores.shape[1]))
+    variance, weights = np.zeros((len(targets), len(observed.choices))), np.zeros(near.shape)
     for start in range(0, len(targets), TARGETS_AT_ONCE):
         rows = slice(start, start + TARGETS_AT_ONCE)
         mean[rows], variance[rows], weights[rows] = _solve_batch(
-            correlations, tables, train, targets[rows], near[rows], scores, noise, target_noise[rows], device
+            observed, targets[rows], near[rows], target_noise[rows], device
         )
     starts = np.arange(len(targets) + 1) * near.shape[1]
-    smoother = sparse.csr_array((weights.ravel(), near.ravel(), starts), shape=(len(targets), len(train)))
+    smoother = sparse.csr_array((weights.ravel(), near.ravel(), starts), shape=(len(targets), len(observed.train)))
     return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
 
 
-def _solve_batch(correlations, tables, train, targets, near, scores, noise, target_noise, device):
+def _solve_batch(observed: Observed, targets: np.ndarray, near: np.ndarray, target_noise: np.ndarray, device: str):
     """Mean, variance and the remainder's weights of some targets, given the positions of their neighbours in train."""
-    weight, scale = tables
-    among = correlations.between(train[near], train[near])
-    across = correlations.between(targets[:, None], train[near])
-    across = Block(across.distance[:, 0], None if across.image is None else across.image[:, 0])
+    correlations, scores, noise = observed.correlations, observed.scores, observed.noise
+    (weight, scale), neighbours = observed.tables(), observed.train[near]
+    among, across = correlations.between(neighbours, neighbours), correlations.between(targets[:, None], neighbours)
+    across = Relations(across.distance[:, 0], None if across.image is None else across.image[:, 0])
     near_scores, near_noise = torch.from_numpy(scores[near]).to(device), torch.from_numpy(noise[near]).to(device)
     mean = torch.zeros((len(targets), scores.shape[1]), dtype=torch.float64, device=device)
     remainder = torch.zeros(near.shape, dtype=torch.float64, device=device)
@@ -201,28 +212,11 @@ def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.nd
             close = searched[start % SEARCHED_AT_ONCE :][: len(rows)]
             twice = (found[:, :, None] == close[:, None, :]).any(2)
             found, usable = np.concatenate([close, found], 1), np.concatenate([close >= 0, ~twice], 1)
-        block = correlations.between(rows[:, None], train[found])
-        similar = np.mean([covariance.of(block)[:, 0] for covariance in correlations.candidates], axis=0)
+        relations = correlations.between(rows[:, None], train[found])
+        similar = np.mean([covariance.of(relations)[:, 0] for covariance in correlations.candidates], axis=0)
         best = np.argsort(-np.where(usable, similar, -1), axis=1, kind="stable")[:, :m]
         near[start : start + len(rows)] = np.sort(np.take_along_axis(found, best, 1), axis=1)
     return near
-
-
-def noise_at(correlations: Correlations, train: np.ndarray, targets: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Noise to expect at targets: the mean of the nearest 6 training spots of the library, 1 without any."""
-    sites = correlations.sites
-    near = nearest(sites.positions, sites.library, train, targets, min(6, len(train)))[0]
-    known = near >= 0
-    return np.where(known.any(1), (noise[near] * known).sum(1) / np.maximum(known.sum(1), 1), 1.0)
-
-
-def _tables(choices: list[Choice], covariances: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and scale of every covariance and nugget, each of shape (covariances, nuggets, choices)."""
-    weight, scale = np.zeros((2, covariances, len(NUGGETS), len(choices)))
-    for c, choice in enumerate(choices):
-        weight[choice.covariance, choice.nugget, c] = choice.weight
-        scale[choice.covariance, choice.nugget, c] = choice.scale
-    return weight, scale
 
 
 def _double(device: str) -> str:

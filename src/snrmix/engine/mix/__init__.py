@@ -4,9 +4,10 @@ from snrmix.engine.mix.base import (
     MIXINGS,
     Mixing,
     PartnerTable,
+    TrainingSpots,
     beta,
     check_pixels,
-    needs_pixels,
+    median_distance,
     register,
     resolve_mixing,
 )
@@ -15,7 +16,6 @@ from snrmix.engine.mix.neighbours import (
     SNRMixing,
     expression_bandwidth,
     expression_weights,
-    median_distance,
     share_of_all,
 )
 from snrmix.engine.mix.pixels import CellMix, CutMix, PuzzleMix
@@ -34,12 +34,12 @@ __all__ = [
     "PuzzleMix",
     "RCMixup",
     "SNRMixing",
+    "TrainingSpots",
     "beta",
     "check_pixels",
     "expression_bandwidth",
     "expression_weights",
     "median_distance",
-    "needs_pixels",
     "register",
     "resolve_mixing",
     "share_of_all",

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
 
+import numpy as np
 import torch
 
 from snrmix._names import closest, listing
+
+DISTANCE_PAIRS = 4096  # of spots, whose median distance is that of all
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,83 @@ class PartnerTable:
         return torch.arange(len(self.train), device=self.train.device)[:, None]
 
 
-class Mixing(Protocol):
-    """A mixing strategy: how many graph neighbours it wants, and whom it draws.
+@dataclass(frozen=True)
+class TrainingSpots:
+    """What a strategy may look at before a network is trained.
 
-    One that wants neighbours (``k > 0``) is a `SNRMixing` or has its fields ``sigma``, ``graph`` and ``kernel``. One that
-    compares any two spots says so with ``needs_labels = True``. One that mixes pixels has a method ``blend``, see
-    `snrmix.engine.mix.CutMix`; one that sorts out noisy spots has ``sort_out``, see `snrmix.engine.mix.RCMixup`.
+    Parameters
+    ----------
+    spots
+        Shape (n_train,), indices of the training spots, ascending.
+    values
+        float32, shape (n, outputs): what the network learns, of all n measured spots.
+    scale
+        What ``values`` are to be multiplied by to be in units of the expression, which some kernels depend on.
+    library
+        Shape (n,), int codes.
+    neighbours
+        See `snrmix.engine.section.Section`.
     """
 
-    k: int
+    spots: np.ndarray
+    values: np.ndarray
+    scale: float
+    library: np.ndarray
+    neighbours: Callable[..., np.ndarray]
 
+
+class Mixing(ABC):
+    """A mixing strategy: whom a spot is mixed with, and in what proportion. One needs `draw` only.
+
+    Attributes
+    ----------
+    k : int
+        Graph neighbours that it wants.
+    count_self : bool
+        Whether a spot is one of them.
+    needs_pixels : bool
+        Whether it mixes pixels by a method ``blend``, see `snrmix.engine.mix.CutMix.blend`.
+    needs_saliency : bool
+        Whether ``blend`` looks at the saliency of the patches.
+    needs_errors : bool
+        Whether `sort_out` is called after every epoch.
+    """
+
+    k = 0
+    count_self = needs_pixels = needs_saliency = needs_errors = False
+
+    @abstractmethod
     def draw(
         self, anchors: torch.Tensor, table: PartnerTable, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Partners and mixing shares of a batch: anchors (K, b) in; partners (K, b) and lambda (K, b, 1) out."""
-        ...
+
+    def tabulate(self, spots: TrainingSpots, k: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Fields of the `PartnerTable` that concern one network, by name: without its first axis.
+
+        Parameters
+        ----------
+        spots
+            Those of the network.
+        k
+            Graph neighbours that there are for every network: at most those asked for, without the spot itself.
+        rng
+            Draws what is random.
+        """
+        n = len(spots.values)
+        return {"index": np.zeros((n, 1), np.int64), "weight": np.zeros((n, 1), np.float32)}
+
+    def prepare(self, table: PartnerTable) -> PartnerTable:
+        """The table to start with, on the device."""
+        return table
+
+    def edge_weight(self, anchors: torch.Tensor, partners: torch.Tensor, table: PartnerTable) -> torch.Tensor | None:
+        """Weight ``w_ij`` of drawn pairs in the edge term, shape (K, b, 1); ``None`` for 1."""
+        return None
+
+    def sort_out(self, table: PartnerTable, error: torch.Tensor) -> PartnerTable:
+        """The table to go on with, given the squared error of every training spot, shape (K, n_train)."""
+        return table
 
 
 MIXINGS: dict[str, Callable[[], Mixing]] = {}
@@ -92,20 +157,18 @@ def resolve_mixing(mix) -> Mixing:
     Raises
     ------
     ValueError, TypeError
-        For an unknown name, or an object without ``draw`` or ``k``.
+        For an unknown name, or an object that is no `Mixing`.
     """
     if isinstance(mix, str):
         if mix not in MIXINGS:
             raise ValueError(f"unknown mix={mix!r}; available: {listing(MIXINGS)}.{closest(mix, MIXINGS)}")
         return MIXINGS[mix]()
-    if isinstance(mix, type) or not callable(getattr(mix, "draw", None)) or not hasattr(mix, "k"):
-        raise TypeError(f"mix must be a name ({listing(MIXINGS)}) or a strategy object, not {mix!r}.")
+    if not isinstance(mix, Mixing):
+        raise TypeError(
+            f"mix must be a name ({listing(MIXINGS)}) or a strategy object, derived from snrmix.engine.mix.Mixing, not "
+            f"{mix!r}."
+        )
     return mix
-
-
-def needs_pixels(mixing: Mixing) -> bool:
-    """Whether a strategy cuts and pastes parts of images, which a vector of features does not have."""
-    return hasattr(mixing, "blend")
 
 
 def check_pixels(mixing: Mixing) -> None:
@@ -116,8 +179,8 @@ def check_pixels(mixing: Mixing) -> None:
     ValueError
         For such a strategy.
     """
-    if needs_pixels(mixing):
-        others = [name for name, strategy in MIXINGS.items() if not needs_pixels(strategy())]
+    if mixing.needs_pixels:
+        others = [name for name, strategy in MIXINGS.items() if not strategy().needs_pixels]
         raise ValueError(
             f"{type(mixing).__name__} mixes pixels, but a frozen encoder (or use_rep=) leaves only features: pass "
             f"finetune=True with an image, or a mix= that works on features: {listing(others)}."
@@ -144,3 +207,10 @@ def random_partners(anchors: torch.Tensor, table: PartnerTable, generator: torch
         count = torch.searchsorted(own, wanted, right=True) - first
     place = first + (draw * count).long().minimum(count - 1)
     return table.train.gather(1, place)
+
+
+def median_distance(values: np.ndarray, rng: np.random.Generator) -> float:
+    """Median distance between random pairs of rows; 0 for a single row."""
+    first, second = rng.integers(len(values), size=(2, DISTANCE_PAIRS))
+    pairs = np.linalg.norm(values[first] - values[second], axis=1)[first != second]
+    return float(np.median(pairs)) if len(pairs) else 0.0

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from snrmix import _checks
-from snrmix.engine.mix.base import PartnerTable, beta, register
+from snrmix.engine.mix.base import Mixing, PartnerTable, TrainingSpots, beta, median_distance, register
 
 
 @register("cmixup")
 @dataclass(frozen=True)
-class CMixup:
+class CMixup(Mixing):
     """C-Mixup (Yao et al. 2022, arXiv:2210.05775): the partner is any spot of the library, chosen by its label.
 
     ``p_ij`` is proportional to ``exp(-d_ij^2 / (2 s^2))`` over all other training spots of the library, with ``d_ij`` the
@@ -30,11 +31,14 @@ class CMixup:
     alpha: float = 1.0
     k: int = 0
 
-    needs_labels = True
-
     def __post_init__(self):
         _checks.positive("sigma", self.sigma)
         _checks.positive("alpha", self.alpha)
+
+    def tabulate(self, spots: TrainingSpots, k: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """See `Mixing`: the labels of all spots, and their median distance."""
+        spread = np.float32(median_distance(spots.values[spots.spots], rng))
+        return {**super().tabulate(spots, k, rng), "labels": spots.values, "spread": spread}
 
     def draw(self, anchors, table, generator):
         """See `Mixing`."""
@@ -80,6 +84,8 @@ class RCMixup(CMixup):
     sigmas: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
     trust: float = 0.9
     warm_up: float = 0.1
+
+    needs_errors = True
 
     def __post_init__(self):
         super().__post_init__()

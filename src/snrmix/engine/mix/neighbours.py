@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from snrmix import _checks
-from snrmix.engine.mix.base import beta, register
+from snrmix.engine.mix.base import Mixing, TrainingSpots, beta, median_distance, register
 
-BANDWIDTH_PAIRS = 4096
 CHOICES = {
     "graph": ("spatial", "expression"),
     "kernel": ("gaussian", "exponential"),
@@ -20,7 +19,7 @@ CHOICES = {
 
 @register("snr")
 @dataclass(frozen=True)
-class SNRMixing:
+class SNRMixing(Mixing):
     """SNR-ST-Mix (arXiv:2606.08712): the partner is a spatial neighbour, chosen by similarity of expression.
 
     ``p_ij`` is proportional to ``exp(-d_ij^2 / (2 s^2))`` over the ``k`` nearest training spots ``j`` of the same
@@ -70,6 +69,23 @@ class SNRMixing:
             raise ValueError(f"k={self.k!r} must be 2 or more with count_self=True.")
         for name, known in CHOICES.items():
             _checks.choice(name, getattr(self, name), known)
+
+    def tabulate(self, spots: TrainingSpots, k: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """See `Mixing`: neighbours of the training spots, and the probability of each."""
+        if k == 0:
+            return super().tabulate(spots, k, rng)
+        n, train = len(spots.values), spots.spots
+        values = spots.values[train] * spots.scale
+        near = spots.neighbours(train, k, *([values] if self.graph == "expression" else []))
+        bandwidth = expression_bandwidth(values, self.sigma, rng)
+        index, weight = np.zeros((n, k), np.int64), np.zeros((n, k), np.float32)
+        index[train] = train[np.maximum(near, 0)]
+        weight[train] = expression_weights(near, values, bandwidth, self.kernel)
+        if self.edge == "drawn":
+            return {"index": index, "weight": weight}
+        share = np.zeros(n, np.float32)
+        share[train] = share_of_all(near, values, spots.library[train], bandwidth, self.kernel)
+        return {"index": index, "weight": weight, "share_of_all": share}
 
     def draw(self, anchors, table, generator):
         """See `Mixing`."""
@@ -146,13 +162,6 @@ def share_of_all(
 def expression_bandwidth(values: np.ndarray, sigma: float, rng: np.random.Generator) -> float:
     """``sigma`` times the median distance between random pairs of rows, at least 1e-6."""
     return max(sigma * median_distance(values, rng), 1e-6)
-
-
-def median_distance(values: np.ndarray, rng: np.random.Generator) -> float:
-    """Median distance between random pairs of rows; 0 for a single row."""
-    first, second = rng.integers(len(values), size=(2, BANDWIDTH_PAIRS))
-    pairs = np.linalg.norm(values[first] - values[second], axis=1)[first != second]
-    return float(np.median(pairs)) if len(pairs) else 0.0
 
 
 def _kernel(squared: np.ndarray, bandwidth: float, kernel: str) -> np.ndarray:

@@ -18,6 +18,8 @@ from snrmix.engine.mix.random import Mixup
 class CutMix(Mixup):
     """CutMix (Yun et al. 2019, arXiv:1905.04899): a box of the partner's patch is pasted, labels are mixed by area."""
 
+    needs_pixels = True
+
     def blend(self, first, second, share, generator, saliency=None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixed patches and the share of the first one in each.
 
@@ -67,6 +69,8 @@ class CellMix(Mixup):
 
     grid: int = 4
 
+    needs_pixels = True
+
     def __post_init__(self):
         super().__post_init__()
         _checks.positive("grid", self.grid)
@@ -104,7 +108,7 @@ class PuzzleMix(Mixup):
     prior: float = 0.2
     move: float = 0.8
 
-    needs_saliency = True
+    needs_pixels = needs_saliency = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from snrmix import _checks
-from snrmix.engine.mix.base import beta, random_partners, register
+from snrmix.engine.mix.base import Mixing, beta, random_partners, register
 
 
 @register("none")
 @dataclass(frozen=True)
-class NoMixing:
+class NoMixing(Mixing):
     """Plain training: every spot is its own partner."""
 
     k: int = 0
@@ -24,7 +24,7 @@ class NoMixing:
 
 @register("mixup")
 @dataclass(frozen=True)
-class Mixup:
+class Mixup(Mixing):
     """Mixup (Zhang et al. 2017, arXiv:1710.09412): the partner is any training spot of the library, with equal probability.
 
     Parameters

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import lightning
 import numpy as np
 import torch
 from torch.nn import functional
 
-from snrmix._log import quiet
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
-from snrmix.engine.network.selection import Selection
 from snrmix.engine.network.targets import Targets
+from snrmix.engine.network.training import MixedTraining
 from snrmix.engine.options import Training
 from snrmix.engine.scaling import CLIP, standard_scale
-from snrmix.engine.trainer import Progress
+from snrmix.engine.trainer import train
 
 MOST_STEPS = 64  # per epoch
 WIDE = 4000  # inputs for which learning_rate is meant
@@ -44,50 +42,37 @@ class Fitted:
     history: dict[str, np.ndarray]
 
 
-class Heads(lightning.LightningModule):
+class Heads(MixedTraining):
     """K two-layer perceptrons whose matrix products are batched; see `fit_networks`."""
 
     def __init__(
-        self, features, targets: list[Targets], folds: list[Fold], table, mixing: Mixing, losses, options, seed
-    ):
-        super().__init__()
-        self.options, self.mixing, self.losses, self.folds, self.seed = options, mixing, losses, folds, seed
+        self, features: np.ndarray, targets: list[Targets], folds: list[Fold], table: PartnerTable, mixing: Mixing,
+        losses: Losses, options: Training, seed: int,
+    ):  # fmt: skip
+        super().__init__(np.stack([t.values for t in targets]), folds, table, mixing, losses, options, seed)
         scales = [standard_scale(features, fold.train) for fold in folds]
         self.register_buffer("features", torch.from_numpy(features))
-        self.register_buffer("targets", torch.from_numpy(np.stack([t.values for t in targets])))
         self.register_buffer("centre", torch.from_numpy(np.stack([s[0] for s in scales]))[:, None])
         self.register_buffer("inverse_scale", torch.from_numpy(np.stack([s[1] for s in scales]))[:, None])
-        self.table: PartnerTable = table
-        self.batch, self.steps = batches(table.train.shape[1], options)
         k, d, outputs, start = len(folds), features.shape[1], self.targets.shape[2], torch.Generator().manual_seed(seed)
         bound = 1 / math.sqrt(d)
         self.stem_weight = torch.nn.Parameter((torch.rand(k, d, options.hidden, generator=start) * 2 - 1) * bound)
         self.stem_bias = torch.nn.Parameter(torch.zeros(k, 1, options.hidden))
         self.head_weight = torch.nn.Parameter(torch.zeros(k, options.hidden, outputs))
         self.head_bias = torch.nn.Parameter(torch.zeros(k, 1, outputs))
-        self.selection = Selection(folds, options)
-        self.train_loss: list[torch.Tensor] = []
 
-    def on_fit_start(self):
-        """Move what is not a parameter to the device, and seed the one generator that all randomness comes from."""
-        self.table = self.table.to(self.device)
-        if hasattr(self.mixing, "prepare"):
-            self.table = self.mixing.prepare(self.table)
-        self.generator = torch.Generator(self.device).manual_seed(self.seed)
-        self.average = {name: p.detach().clone() for name, p in self.named_parameters()}
-        self.epoch_loss = torch.zeros(len(self.folds), device=self.device)
-        self.steps_done = 0
+    def batches(self, n_train):
+        """See `batches`."""
+        return batches(n_train, self.options)
 
-    def train_dataloader(self):
-        """The batches of an epoch are drawn on the device; the loader only counts them."""
-        return range(self.steps)
+    def outputs(self, network, rows):
+        """What a network predicts for spots with its averaged weights, (rows, outputs)."""
+        one = {name: value[network : network + 1] for name, value in self.kept().items()}
+        return forward(one, self.features, rows)[0]
 
-    def on_train_epoch_start(self):
-        """Shuffle the training spots of every network."""
-        self.table = replace(self.table, progress=self.current_epoch / self.options.max_epochs)
-        order = torch.rand(self.table.train.shape, generator=self.generator, device=self.device).argsort(1)
-        self.order = self.table.train.gather(1, order)
-        self.epoch_loss.zero_()
+    def kept(self):
+        """Averaged weights and scaling, as `forward` takes them."""
+        return {**self.average, "centre": self.centre, "inverse_scale": self.inverse_scale}
 
     def training_step(self, step):
         """Mix a batch of pairs in feature space; all loss terms come from one pass.
@@ -96,20 +81,14 @@ class Heads(lightning.LightningModule):
         The first layer is then linear in its input and the same for a spot, its partner and their mixture: the mixture
         of the pre-activations is the pre-activation of the mixture, and it is computed once.
         """
-        anchors = self.order[:, step * self.batch : (step + 1) * self.batch]
-        partners, share = self.mixing.draw(anchors, self.table, self.generator)
+        anchors, partners, share = self.draw(step)
         first, second = self._stem(torch.cat([anchors, partners], 1)).split(anchors.shape[1], dim=1)
-        heads, edge_weight = self.table.heads(), None
-        if hasattr(self.mixing, "edge_weight"):
-            edge_weight = self.mixing.edge_weight(anchors, partners, self.table)
         stacked = [torch.lerp(second, first, share), *((first, second) if self.losses.needs_ends else ())]
         hidden = functional.gelu(torch.cat(stacked, 1))
         hidden = hidden * self._mask(first.shape).repeat(1, len(stacked), 1)
         mixed, *ends = torch.baddbmm(self.head_bias, hidden, self.head_weight).split(anchors.shape[1], dim=1)
-        ends, labels = ends or None, (self.targets[heads, anchors], self.targets[heads, partners])
-        loss = self.losses(mixed, ends, *labels, share, edge_weight)
-        self.epoch_loss += loss.detach() / self.steps
-        return loss.sum()
+        labels, edge_weight = (self.labels(anchors), self.labels(partners)), self.edge_weight(anchors, partners)
+        return self.summed(self.losses(mixed, ends or None, *labels, share, edge_weight))
 
     def _stem(self, spots):
         """Pre-activations of spots, (K, b) -> (K, b, hidden), from the features that dropout leaves in this step."""
@@ -124,41 +103,6 @@ class Heads(lightning.LightningModule):
     def _mask(self, shape):
         keep = 1 - self.options.dropout
         return torch.empty(shape, device=self.device).bernoulli_(keep, generator=self.generator).div_(keep)
-
-    def on_train_batch_end(self, *_):
-        """Exponential moving average of the weights: what is evaluated and kept."""
-        self.steps_done += 1
-        rate = max(1 - self.options.weight_average, 1 / (self.steps_done + 1))
-        for name, parameter in self.named_parameters():
-            self.average[name].lerp_(parameter.detach(), rate)
-
-    def on_train_epoch_end(self):
-        """Score the held-out spots of every network, and let `Selection` decide which weights to keep."""
-        weights, predicted, errors = self.snapshot(), [], []
-        for k, fold in enumerate(self.folds):
-            rows = torch.as_tensor(fold.held_out, device=self.device)
-            predicted.append(
-                forward({name: value[k : k + 1] for name, value in weights.items()}, self.features, rows)[0]
-            )
-            errors.append((predicted[-1] - self.targets[k, rows]).square().mean(1).cpu().numpy())
-        self.train_loss.append(self.epoch_loss.cpu().numpy().copy())
-        if not all(np.isfinite(e).all() for e in errors):
-            raise RuntimeError("training diverged (non-finite predictions); lower learning_rate in snrmix.Training.")
-        self.trainer.should_stop = self.selection.update(errors, predicted, weights) or self.trainer.should_stop
-        if hasattr(self.mixing, "sort_out"):
-            self.table = self.mixing.sort_out(self.table, self._train_errors(weights))
-
-    def _train_errors(self, weights) -> torch.Tensor:
-        """Squared error of every training spot, shape (K, n_train)."""
-        errors = []
-        for k, rows in enumerate(self.table.train):
-            one = {name: value[k : k + 1] for name, value in weights.items()}
-            errors.append((forward(one, self.features, rows)[0] - self.targets[k, rows]).square().mean(1))
-        return torch.stack(errors)
-
-    def snapshot(self) -> dict[str, torch.Tensor]:
-        """Averaged weights and scaling, as `forward` takes them; views, not copies."""
-        return {**self.average, "centre": self.centre, "inverse_scale": self.inverse_scale}
 
     def configure_optimizers(self):
         """AdamW with a cosine to zero; biases do not decay."""
@@ -225,19 +169,8 @@ def fit_networks(
     from lightning.pytorch.utilities.seed import isolate_rng
 
     model = Heads(features, targets, folds, table, mixing, losses, options, seed)
-    with isolate_rng(), quiet("lightning.pytorch", "lightning.fabric"):
-        trainer = lightning.Trainer(
-            max_epochs=options.max_epochs,
-            accelerator=options.accelerator,
-            devices=1 if options.devices == "auto" else options.devices,
-            callbacks=[Progress(options.max_epochs)] if options.progress else [],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(model)
+    with isolate_rng():
+        train(model, options)
     selection = model.selection
     weights = {name: torch.stack([kept[name] for kept in selection.kept]).cpu() for name in selection.kept[0]}
     history = {

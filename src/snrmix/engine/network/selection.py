@@ -21,9 +21,9 @@ class Selection:
         self.options = options
         self.repeat = np.array([fold.repeat for fold in folds])
         halves = [np.arange(len(folds[0].held_out)) % 2 == half for half in (0, 1)]
-        self.parts = [[np.ones(len(f.held_out), bool)] for f in folds] if len(folds) > 1 else [halves]
+        self.shares = [[np.ones(len(f.held_out), bool)] for f in folds] if len(folds) > 1 else [halves]
         self.best_weights_error = np.full(len(folds), np.inf)
-        self.best_part_error = [[np.inf] * len(parts) for parts in self.parts]
+        self.best_share_error = [[np.inf] * len(shares) for shares in self.shares]
         self.best_epoch = np.zeros(len(folds), int)
         self.kept: list[dict | None] = [None] * len(folds)
         self.held_out: list[torch.Tensor | None] = [None] * len(folds)
@@ -49,13 +49,13 @@ class Selection:
             if self._better(others, self.best_weights_error[k]):
                 self.best_weights_error[k], self.best_epoch[k] = others, epoch
                 self.kept[k] = {name: value[k].clone() for name, value in weights.items()}
-            for i, part in enumerate(self.parts[k]):
-                judge = others if len(means) > 1 else errors[k][~part].mean() if (~part).any() else means[k]
-                if self._better(judge, self.best_part_error[k][i]):
-                    self.best_part_error[k][i] = judge
+            for i, some in enumerate(self.shares[k]):
+                judge = others if len(means) > 1 else errors[k][~some].mean() if (~some).any() else means[k]
+                if self._better(judge, self.best_share_error[k][i]):
+                    self.best_share_error[k][i] = judge
                     if self.held_out[k] is None:
                         self.held_out[k] = predicted[k].clone()
-                    rows = torch.as_tensor(np.flatnonzero(part), device=predicted[k].device)
+                    rows = torch.as_tensor(np.flatnonzero(some), device=predicted[k].device)
                     self.held_out[k][rows] = predicted[k][rows]
         return self.options.early_stopping and epoch - self.best_epoch.max() >= self.options.patience
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix.engine.folds import Fold
-from snrmix.engine.scaling import Standardised, standard_scale, standardise
+from snrmix.engine.scaling import PENALTIES, Standardised, standard_scale, standardise
 from snrmix.engine.section import Section
 
 NEIGHBOURS = 10
@@ -13,7 +13,6 @@ MOST_RIDGE_SPOTS = (
     6000  # the dual solve is cubic; above, ridge sees an even subset of the spots, and solves for features
 )
 TARGETS_AT_ONCE = 4096
-PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # per feature
 SKETCH = 512  # of more genes, so many random combinations choose the penalty
 
 

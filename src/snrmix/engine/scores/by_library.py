@@ -1,4 +1,4 @@
-"""Scores of every library on its own, and their means."""
+"""Scores on the same held-out spots for every method: of each library on its own, and their means."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix.engine.folds import Fold
+from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.reliability import better_than_all
 from snrmix.engine.section import Section
@@ -25,7 +26,7 @@ class Scores:
     genes
         Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
     methods
-        Per method, see `snrmix.engine.scores.reliability.score_methods`; the method itself is ``"snrmix"``.
+        Per method, see `snrmix.engine.scores.by_library.score_methods`; the method itself is ``"snrmix"``.
     n_spots
         Number of these spots.
     """
@@ -33,6 +34,19 @@ class Scores:
     genes: pd.DataFrame
     methods: pd.DataFrame
     n_spots: int
+
+
+def reference_values(section: Section, folds: list[Fold], elsewhere: bool) -> dict[str, np.ndarray]:
+    """Out-of-fold values of the predictors that ours is compared with, by name, each float32, (measured, genes).
+
+    Where predictions are for other libraries (``elsewhere``), nothing near in space is known, nor the library's own mean.
+    """
+    found = baselines(section, folds)
+    if elsewhere:
+        del found["spatial kNN"]
+    else:
+        found["mean"] = library_means(section, folds)
+    return found
 
 
 def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
@@ -69,12 +83,12 @@ def score_libraries(
 
 def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over libraries of the scores per gene and per method; reliable is what is so everywhere."""
-    parts = list(by_library.values())
-    if len(parts) == 1:
-        return parts[0].genes, parts[0].methods
-    genes = sum(part.genes.astype(float) for part in parts) / len(parts)
-    genes["reliable"] = np.logical_and.reduce([part.genes["reliable"] for part in parts])
-    return genes, sum(part.methods for part in parts) / len(parts)
+    every = list(by_library.values())
+    if len(every) == 1:
+        return every[0].genes, every[0].methods
+    genes = sum(scores.genes.astype(float) for scores in every) / len(every)
+    genes["reliable"] = np.logical_and.reduce([scores.genes["reliable"] for scores in every])
+    return genes, sum(scores.methods for scores in every) / len(every)
 
 
 def score_methods(
@@ -99,11 +113,11 @@ def score_methods(
     """
     by_gene = {}
     for name, values in predicted.items():
-        parts = []
+        pieces = []
         for some in gene_slices(len(rows), observed.shape[1]):
             columns = (array[rows, some] for array in (observed, values, predicted["mean"]))
-            parts.append(pd.DataFrame(gene_scores(*columns)))
-        by_gene[name] = pd.concat(parts, ignore_index=True)
+            pieces.append(pd.DataFrame(gene_scores(*columns)))
+        by_gene[name] = pd.concat(pieces, ignore_index=True)
     table = pd.DataFrame(
         {name: {"mse": genes["mse"].mean(), "pearson": genes["pearson"].mean()} for name, genes in by_gene.items()}
     ).T

@@ -1,4 +1,4 @@
-"""Out-of-fold scores of the method and of the baselines, on the same spots and folds."""
+"""Which genes are predicted better than by every other method, beyond chance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from snrmix.engine.slices import gene_slices
 
 FLIPS = 2000
-SPOTS_PER_BLOCK, MOST_BLOCKS = 8, 32
+SPOTS_PER_GROUP, MOST_GROUPS = 8, 32
 FALSE_DISCOVERIES = 0.05
 
 
@@ -22,9 +22,9 @@ def better_than_all(
 ) -> np.ndarray:
     """Genes on which a method has a lower squared error than each of the others, at a false discovery rate of 5 %.
 
-    Neighbouring spots are not independent, so the difference in error is summed over compact blocks of 8 spots or more,
-    32 blocks at most. Were a method no better than the other, a block's sum would as likely have the other sign: the p value
-    is the share of random signs of the blocks that give as large a total (permutation test; few blocks cannot give a
+    Neighbouring spots are not independent, so the difference in error is summed over compact groups of 8 spots or more,
+    32 groups at most. Were a method no better than the other, a group's sum would as likely have the other sign: the p value
+    is the share of random signs of the groups that give as large a total (permutation test; few groups cannot give a
     small one). A gene's p value is the largest of those against each other method: all must be beaten (intersection-union
     test); Benjamini-Hochberg over genes.
 
@@ -37,7 +37,7 @@ def better_than_all(
     positions, library
         Of the n spots.
     rng
-        Draws blocks and signs.
+        Draws groups and signs.
 
     Returns
     -------
@@ -46,8 +46,8 @@ def better_than_all(
     """
     from scipy.stats import false_discovery_control
 
-    block = spatial_blocks(positions[rows], library[rows], rng)
-    membership = np.eye(block.max() + 1, dtype=np.float32)[:, block]
+    group = compact_groups(positions[rows], library[rows], rng)
+    membership = np.eye(group.max() + 1, dtype=np.float32)[:, group]
     signs = rng.choice(np.array([-1, 1], np.float32), size=(FLIPS, len(membership)))
     signs[0] = 1  # as observed
     worst = np.zeros(observed.shape[1])
@@ -61,16 +61,16 @@ def better_than_all(
     return false_discovery_control(worst) <= FALSE_DISCOVERIES
 
 
-def spatial_blocks(positions: np.ndarray, library: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def compact_groups(positions: np.ndarray, library: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Number compact groups of 8 spots or more, about 32 at most, none across libraries; shape (n,)."""
     from sklearn.cluster import KMeans
 
-    block, first = np.empty(len(positions), int), 0
+    group, first = np.empty(len(positions), int), 0
     for code in np.unique(library):
         own = np.flatnonzero(library == code)
-        count = max(1, min(len(own) // SPOTS_PER_BLOCK, round(MOST_BLOCKS * len(own) / len(positions))))
+        count = max(1, min(len(own) // SPOTS_PER_GROUP, round(MOST_GROUPS * len(own) / len(positions))))
         label = KMeans(count, n_init=1, max_iter=20, random_state=int(rng.integers(2**31))).fit_predict(positions[own])
-        _, block[own] = np.unique(label, return_inverse=True)
-        block[own] += first
-        first = block[own].max() + 1
-    return block
+        _, group[own] = np.unique(label, return_inverse=True)
+        group[own] += first
+        first = group[own].max() + 1
+    return group

@@ -1,0 +1,74 @@
+"""Features of all sites: those that there are, or those of an image that is opened and embedded now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from snrmix.data.embedding import Embedding, plan_embedding
+from snrmix.data.embedding_cache import read_cache
+from snrmix.data.sites import patch_sides
+from snrmix.engine.patches import PatchStore
+from snrmix.plan.cost import Run, announce
+from snrmix.plan.options import Options
+from snrmix.plan.patches import read_patches
+from snrmix.plan.source import Source
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is known of the looks of sites, in their order.
+
+    Parameters
+    ----------
+    values, colour
+        Shape (n, d), and which of them are colour statistics, bool, shape (d,). Without an image, d = 0.
+    embedding
+        What they were computed from; ``None`` with ``use_rep`` and without an image.
+    patches
+        For fine-tuning alone.
+    """
+
+    values: np.ndarray
+    colour: np.ndarray
+    embedding: Embedding | None = None
+    patches: PatchStore | None = None
+
+    @property
+    def record(self) -> dict | None:
+        """What the embedding was computed from; ``None`` where there is none."""
+        return self.embedding.record if self.embedding is not None else None
+
+    def __getitem__(self, rows) -> Features:
+        return replace(self, values=self.values[rows], patches=None if self.patches is None else self.patches[rows])
+
+
+def read_features(source: Source, options: Options, run: Run) -> Features:
+    """Features of all sites of an object, after a look at what they and the rest of the run will take.
+
+    Parameters
+    ----------
+    run
+        What is known of it without features.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        For images that cannot be read or do not fit, encoders that fail, and a run that does not fit into memory.
+    """
+    if source.located is None:
+        values = source.use_rep if source.use_rep is not None else np.zeros((len(source.sites), 0), np.float32)
+        announce(replace(run, features=values.shape[1]))
+        return Features(values, np.zeros(values.shape[1], bool))
+    sites = source.located.open()
+    plan = plan_embedding(
+        sites, options.encoder, options.scales, options.settings.device, read_cache(source.table, sites)
+    )
+    announce(run.with_embedding(plan))
+    patches = None
+    if options.finetuning is not None:
+        size = options.finetuning.size or options.encoder.size
+        patches = read_patches(sites, patch_sides(sites, options.scales), size, options.finetuning.folder)
+    embedding = plan.embed()
+    return Features(embedding.features, embedding.colour_columns, embedding, patches)
