@@ -68,8 +68,8 @@ def test_unknown_is_neither(form):
 @pytest.mark.parametrize("form", NEITHER)
 def test_other_values_are_refused_with_what_they_are(form):
     with pytest.raises(TypeError, match="holds '") as error:
-        read_flags(NEITHER[form], "obs['x']")
-    assert "x=adata.obs['x']" in str(error.value)
+        read_flags(NEITHER[form], "obs['x']", "measured")
+    assert "measured=adata.obs['x']" in str(error.value)
 
 
 @pytest.mark.parametrize("form", STORED)

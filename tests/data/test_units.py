@@ -50,7 +50,7 @@ FORMS = {
     "scaled to the largest": ("scaled", lambda c: log(c) / log(c).max(0).clip(1e-9)),
     "normalised and rounded": ("rounded", lambda c: np.rint(per_spot(c, 1e5))),
     "ambient-corrected": ("unclear", ambient),
-    "denoised": ("no zeros", lambda c: log(c + c.mean(0))),
+    "denoised": ("no zeros", lambda c: log(c + c.mean(0) + 0.1)),
 }
 
 

@@ -41,7 +41,7 @@ class Flags:
         return self.known & ~self.yes
 
 
-def read_flags(values, label: str, *, also_yes=frozenset(), also_no=frozenset()) -> Flags:
+def read_flags(values, label: str, argument: str | None = None, *, also_yes=frozenset(), also_no=frozenset()) -> Flags:
     """Read yes and no: booleans, nullable ones too, the numbers 0 and 1, and text or categories in any case.
 
     Text may be true/false, t/f, yes/no, y/n, 1/0. NaN, ``None``, ``pd.NA``, empty text and "NA" are unknown.
@@ -52,6 +52,8 @@ def read_flags(values, label: str, *, also_yes=frozenset(), also_no=frozenset())
         Array, Series or list, one value per row.
     label
         What the values are called in a message, such as ``"obs['measured']"``.
+    argument
+        What they were given as, if they were.
     also_yes, also_no
         Further words, in lower case, with spaces for underscores.
 
@@ -65,7 +67,7 @@ def read_flags(values, label: str, *, also_yes=frozenset(), also_no=frozenset())
     answers = [_answer(value, YES | also_yes, NO | also_no) for value in found]
     bad = [value for value, answer in zip(found, answers, strict=True) if answer == "?"]
     if bad:
-        raise TypeError(_refusal(values, bad, label))
+        raise TypeError(_refusal(values, bad, label, argument))
     yes = np.array([answer is True for answer in answers] + [False])
     known = np.array([answer is not None for answer in answers] + [False])
     return Flags(yes[codes], known[codes])  # the code of a missing value is -1: the last
@@ -84,16 +86,16 @@ def _answer(value, yes: set[str], no: set[str]):
         return "?"
 
 
-def _refusal(values: pd.Series, bad: list, label: str) -> str:
+def _refusal(values: pd.Series, bad: list, label: str, argument: str | None) -> str:
     kind = "text" if isinstance(bad[0], str) else str(values.dtype)
-    column, name = (f"adata.{label}", label.split("'")[1]) if "[" in label else ("adata.obs['x']", label)
+    column = f"adata.{label}" if "[" in label else "adata.obs['x']"
     if isinstance(bad[0], str):
         example = f"{column}.astype(str) == {bad[0]!r}"
     else:
         example = f"{column} > 0.5" if values.dtype.kind == "f" else f"{column} == {bad[0]}"
     return (
         f"{label} must be boolean, or hold 0 and 1, or yes and no; it is {kind} and holds {listing(values.unique(), 5)}. "
-        f"Compare it with the value that stands for yes, e.g. {name}={example}."
+        f"Compare it with the value that stands for yes, e.g. {argument or column}{'=' if argument else ' = '}{example}."
     )
 
 
@@ -130,7 +132,7 @@ def read_mask(table: AnnData, value, name: str) -> np.ndarray:
         raise TypeError(f"{name} must be boolean, one value per observation, not {type(value).__name__}.")
     if shape != (table.n_obs,):
         raise ValueError(f"{label} has shape {shape}; expected ({table.n_obs},), one value per observation.")
-    flags = read_flags(value, label)
+    flags = read_flags(value, label, name)
     if not flags.known.all():
         rows = table.obs_names[~flags.known]
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._names import closest, listing
-from snrmix.data.table import entry_of, stored_sections
+from snrmix.data.stored import entry_of, stored_sections
 from snrmix.images.source import SectionImage, open_image, scaling
 
 
@@ -29,7 +29,7 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
     known = stored_sections(table)
 
     def find_image(library: str) -> Callable[[], SectionImage]:
-        entry = entry_of(table, library) if len(set(labels)) == 1 else known.get(library, {})
+        entry = entry_of(table, library, len(set(labels)) == 1)
         if not entry.get("images"):
             raise KeyError(
                 f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -135,7 +135,7 @@ def check_slides(
         names the columns that would tell them apart.
     """
     usable = np.isfinite(positions).all(1) & ~read_added(obs)
-    for library in np.unique(labels):
+    for library in np.unique(labels).tolist():
         rows = np.flatnonzero((labels == library) & usable)
         if len(rows) < 2 * FEWEST_OF_A_SLIDE:
             continue
@@ -167,17 +167,13 @@ def find_sign(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
 
 def _refusal(library: str, key: str | None, sign: str, obs: pd.DataFrame, positions: np.ndarray) -> str:
     columns = [name for name in candidates(obs) if name != key and _tells_apart(obs[name], obs, positions)]
-    by_name = split_names(obs.index, least=0)
     if columns:
         remedy = f"Say which spot is on which slide with library_key={columns[0]!r}" + (
             f"; obs[{columns[0]!r}] has {listing(pd.unique(obs[columns[0]].astype(str)), 4)}"
             + (f". {listing(columns[1:], 3)} would do, too." if len(columns) > 1 else ".")
         )
-    elif by_name is not None and _tells_apart(by_name, obs, positions):
-        remedy = (
-            f"The names of the spots tell them apart ({listing(pd.unique(by_name), 4)}): adata.obs['slide'] = "
-            f"adata.obs_names.{_line_of(obs.index)}, then library_key='slide'."
-        )
+    elif (line := _line_of_names(obs, positions)) is not None:
+        remedy = f"The names of the spots tell them apart: adata.obs['slide'] = adata.obs_names.{line}, then library_key='slide'."
     else:
         maybe = [name for name in candidates(obs) if name != key and is_slide_name(name)]
         remedy = (
@@ -190,13 +186,22 @@ def _refusal(library: str, key: str | None, sign: str, obs: pd.DataFrame, positi
     return f"{what} seems to be several slides: {sign}. Nothing can be computed over slides taken for one. {remedy}"
 
 
-def _line_of(names: pd.Index) -> str:
-    """The code that gets the slide out of names."""
-    return (
-        "str.replace('[ACGT]{12,}', '', regex=True)"
-        if names[0] != names.str.replace("[ACGT]{12,}", "", regex=True)[0]
-        else "str.rsplit(r'[-_]', n=1, regex=True).str[-1]"
-    )
+def _line_of_names(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
+    """The code that gets the slide out of the names of the spots; ``None`` where they do not tell it."""
+    for line, groups in PARTS_OF_NAMES.items():
+        values = groups(obs.index.astype(str).str)
+        counts = values.value_counts()
+        if 2 <= len(counts) <= MOST_SLIDES and counts.median() >= FEWEST_OF_A_SLIDE:
+            if _tells_apart(values, obs, positions):
+                return line
+    return None
+
+
+PARTS_OF_NAMES = {
+    "str.replace('[ACGT]{12,}', '', regex=True)": lambda names: names.replace("[ACGT]{12,}", "", regex=True),
+    "str.extract('([^-_.]*)$')[0]": lambda names: names.extract("([^-_.]*)$", expand=False),
+    "str.extract('^([^-_.]*)')[0]": lambda names: names.extract("^([^-_.]*)", expand=False),
+}
 
 
 def _tells_apart(groups, obs: pd.DataFrame, positions: np.ndarray) -> bool:
@@ -218,8 +223,3 @@ def _say_of_groups(obs: pd.DataFrame, positions: np.ndarray, has_images: bool) -
                 "library_key=%r.", obs[name].nunique(), name, name,
             )  # fmt: skip
             return
-
-
-def unknown_libraries(labels: np.ndarray, stored: Mapping) -> list[str]:
-    """Libraries that ``uns["spatial"]`` does not know."""
-    return [name for name in np.unique(labels).tolist() if name not in stored]

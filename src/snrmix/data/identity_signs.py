@@ -138,24 +138,16 @@ def _common_steps(steps: np.ndarray) -> np.ndarray:
 DECISIVE = (same_barcodes, same_places, same_positions, arrays_on_top)
 
 
-def split_names(names: pd.Index, least: float = REPEATED_NAMES) -> np.ndarray | None:
+def split_names(names: pd.Index) -> np.ndarray | None:
     """What follows, or surrounds, the part of the names that repeats: "-A" and "-B", as ``ad.concat`` and Seurat add.
 
-    Parameters
-    ----------
-    least
-        Share of the names whose core must repeat.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        Shape (n,); ``None`` where names have no such parts.
+    Shape (n,); ``None`` where names have no such parts.
     """
     names = pd.Series(names.astype(str))
     for pattern in (BARCODE, r"^(.+?)[-_.:#|][^-_.:#|]*$", r"^[^-_.:#|]*[-_.:#|](.+)$"):
         cores = names.str.extract(pattern, expand=False).fillna(names)
         repeated = cores.duplicated(keep=False)
-        if repeated.sum() < max(6, least * len(names)):
+        if repeated.sum() < max(6, REPEATED_NAMES * len(names)):
             continue
         rest = pd.Series([name.replace(core, "", 1) for name, core in zip(names, cores, strict=True)])
         counts = rest.value_counts()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix.data.flags import read_added
+
 VISIUM_ROWS, VISIUM_COLUMNS, VISIUM_UM = 128, 224, 100.0  # the 11 mm array; that of 6.5 mm has 78 x 128
 ST_ROWS, ST_COLUMNS, ST_UM = 80, 80, 200.0
 ST_SPOT = 0.52  # of the pitch: spots are about 100 um wide
 
-ADDED = "snrmix_added"  # obs column that marks sites of snrmix.pp.fill_grid
-
+MOST_SITES = 0.8  # that the array has to explain
 SMALLEST_UNIT_UM = 50.0  # arrays finer than this get patches in multiples of it: one bin of 8 um has no texture
 
 
@@ -41,8 +42,9 @@ class Lattice:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Rows and columns of the sites, and what one more row and one more column adds to their position."""
+    """Rows and columns of the ``used`` sites, and what one more row and one more column adds to their position."""
 
+    used: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
     step_row: np.ndarray
@@ -91,7 +93,7 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
         Micrometres per unit of the positions, where they are known.
     """
     fit = _fit(positions, obs)
-    own = ~obs[ADDED].to_numpy(bool) if ADDED in obs else np.ones(len(obs), bool)
+    own = ~read_added(obs)
     own = own if own.sum() > 1 else slice(None)
     pitch = nearest_distance(positions[own]) if fit is None else fit.pitch
     array_um = _pitch_um(fit, pitch, factors)
@@ -127,19 +129,45 @@ def _pitch_um(fit: _Fit | None, pitch: float, factors: Mapping) -> float:
 
 
 def _fit(positions: np.ndarray, obs: pd.DataFrame) -> _Fit | None:
-    """Fit by least squares; ``None`` where the columns are absent or do not explain the positions."""
+    """Fit by least squares; ``None`` where the columns are absent or do not explain the positions.
+
+    Up to a fifth of the sites may lie elsewhere, as spots do that failed and were put at one place.
+    """
     if not {"array_row", "array_col"} <= set(obs.columns):
         return None
     rows, columns = (pd.to_numeric(obs[c], errors="coerce").to_numpy(float) for c in ("array_row", "array_col"))
-    known = np.isfinite(rows) & np.isfinite(columns)
+    known = np.flatnonzero(np.isfinite(rows) & np.isfinite(columns))
     design = np.column_stack([rows, columns, np.ones(len(rows))])[known]
     if len(design) < 4 or np.linalg.matrix_rank(design) < 3:
         return None
     steps, *_ = np.linalg.lstsq(design, positions[known], rcond=None)
-    residual = np.sqrt(np.mean((design @ steps - positions[known]) ** 2))
-    if residual > 0.25 * min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1])):
-        return None
-    return _Fit(np.rint(rows[known]).astype(int), np.rint(columns[known]).astype(int), steps[0], steps[1])
+    if not _explains(steps, design, positions[known]):
+        steps, inside = _robust_steps(design, positions[known])
+        design, known = design[inside], known[inside]
+        if inside.mean() < MOST_SITES or not _explains(steps, design, positions[known]):
+            return None
+    used = np.zeros(len(rows), bool)
+    used[known] = True
+    return _Fit(used, np.rint(rows[known]).astype(int), np.rint(columns[known]).astype(int), steps[0], steps[1])
+
+
+def _explains(steps: np.ndarray, design: np.ndarray, positions: np.ndarray) -> bool:
+    residual = np.sqrt(np.mean((design @ steps - positions) ** 2))
+    return bool(residual <= 0.25 * min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1])))
+
+
+def _robust_steps(design: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit by least absolute distances, then by least squares to the sites within a step, and which these are."""
+    weight = np.ones(len(design))
+    for _ in range(30):
+        root = np.sqrt(weight)[:, None]
+        steps, *_ = np.linalg.lstsq(root * design, root * positions, rcond=None)
+        away = np.linalg.norm(design @ steps - positions, axis=1)
+        weight = 1 / np.maximum(away, 1e-6 * away.max() + 1e-12)
+    inside = away <= min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1]))
+    if inside.sum() < 4 or np.linalg.matrix_rank(design[inside]) < 3:
+        return steps, inside
+    return np.linalg.lstsq(design[inside], positions[inside], rcond=None)[0], inside
 
 
 def nearest_distance(positions: np.ndarray) -> float:

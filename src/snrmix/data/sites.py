@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix._names import closest, listing
+from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
+from snrmix.data.by_library import given_images, given_um
+from snrmix.data.flags import read_in_tissue
 from snrmix.data.from_anndata import read_anndata
+from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
-from snrmix.data.table import entry_of, read_table, stored_sections
-from snrmix.images.source import SectionImage, open_image
+from snrmix.data.stored import entry_of, stored_sections
+from snrmix.data.table import read_table
+from snrmix.images.source import SectionImage
 
 SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
 
@@ -46,6 +48,8 @@ class Sites:
         Shape (libraries,), what patches are multiples of in units of the frame, see `snrmix.data.lattice.patch_units`.
     um_per_px
         Shape (libraries,), micrometres per unit of the frame; NaN where unknown.
+    unplaced, unplaced_library
+        Rows of the table that have no position, and so are no sites, and their libraries as indices; shape (m,) each.
     images
         One image per library; empty when none was asked for.
     """
@@ -58,6 +62,8 @@ class Sites:
     pitch: np.ndarray
     unit: np.ndarray
     um_per_px: np.ndarray
+    unplaced: np.ndarray
+    unplaced_library: np.ndarray
     images: tuple[SectionImage, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -69,8 +75,9 @@ class Sites:
         return self.positions / self.pitch[self.library][:, None]
 
     def to_rows(self, values: np.ndarray) -> np.ndarray:
-        """Bring values in site order, shape (n, ...), to the row order of the table."""
-        rows = np.empty_like(values)
+        """Bring values of all sites, shape (n, ...), to the rows of the table; NaN, 0 or False in rows that are no sites."""
+        missing = np.nan if values.dtype.kind == "f" else 0
+        rows = np.full((len(self.order) + len(self.unplaced), *values.shape[1:]), missing, values.dtype)
         rows[self.order] = values
         return rows
 
@@ -124,7 +131,7 @@ class Located:
             check_spot_diameter(factors, lattice, sites.libraries[code])
         check_frame(
             image, sites.positions[sites.library == code], sites.unit[code], self.origins[code], factors=factors,
-            in_tissue=self.in_tissue[code],
+            in_tissue=self.in_tissue[code], names=sites.names[sites.library == code],
         )  # fmt: skip
 
 
@@ -144,13 +151,14 @@ def locate_sites(
     image=None,
     image_key: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
+    measured: np.ndarray | None = None,
     with_images: bool = True,
     refuse: bool = True,
 ) -> Located:
     """Read positions, libraries and scale, and find (``with_images``) the image of every library.
 
-    Parameters are those of `snrmix.tl.impute`; with ``refuse=False`` an image that does not fit the coordinates is
-    logged as a warning.
+    Parameters are those of `snrmix.tl.impute`, but ``measured`` is bool, shape (n_obs,); ``None``: any row may be. With
+    ``refuse=False`` an image that does not fit the coordinates is logged as a warning.
 
     Raises
     ------
@@ -158,24 +166,29 @@ def locate_sites(
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
     table = read_table(data, table_key, needs_genes=False)
-    labels = _library_labels(data, table, library_key)
+    region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
+    known = stored_sections(table) if data is table else {}
+    labels, key = read_labels(table.obs, list(known), library_key, region_key)
     if data is table:
         source, (positions, find_image, um_of) = "uns", read_anndata(table, labels, image_key)
     else:
         from snrmix.data.from_spatialdata import read_spatialdata
 
         source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
-    _check_finite(positions, table)
-    libraries = tuple(np.unique(labels).tolist())
-    um_of = {**um_of, **_given_um(um_per_px, libraries)}
-    stored = [name for name, entry in stored_sections(table).items() if entry.get("images")] if data is table else []
-    given = _given_images(image, libraries, stored) if image is not None else {}
+    placed = _placed(positions, table, measured)
+    check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=with_images)
+    libraries = tuple(np.unique(labels[placed]).tolist())
+    um_of = {**um_of, **given_um(um_per_px, libraries)}
+    stored = [name for name, entry in known.items() if entry["images"]] if data is table else libraries
+    where = "uns['spatial']" if data is table else "the object"
+    given = given_images(image, libraries, stored, where) if image is not None else {}
 
     order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
+    order = order[placed[order]]
     library, positions = np.searchsorted(libraries, labels[order]), positions[order]
     rows = [library == code for code in range(len(libraries))]
     obs = [table.obs.iloc[order[chosen]] for chosen in rows]
-    factors = [_entry(table, name, len(libraries) == 1).get("scalefactors", {}) for name in libraries]
+    factors = [entry_of(table, name, len(libraries) == 1).get("scalefactors", {}) for name in libraries]
     lattices = [
         measure_lattice(positions[rows[code]], obs[code], factors[code], um_of.get(name, np.nan))
         for code, name in enumerate(libraries)
@@ -187,10 +200,10 @@ def locate_sites(
     names, units = np.asarray(table.obs_names, str)[order], patch_units(lattices)
     openers = [given[name] if name in given else find_image(name) for name in libraries] if with_images else []
     return Located(
-        Sites(order, names, libraries, library, positions, pitch, units, um),
+        Sites(order, names, libraries, library, positions, pitch, units, um, *_unplaced(placed, labels, libraries)),
         lattices,
         factors,
-        [_in_tissue(own) for own in obs],
+        [_matter(own, measured, order[chosen]) for own, chosen in zip(obs, rows, strict=True)],
         openers,
         ["image" if name in given else source for name in libraries],
         refuse,
@@ -206,29 +219,6 @@ def _refusals(refuse: bool) -> Iterator[None]:
         if refuse:
             raise
         logger.warning("%s", error)
-
-
-def _entry(table: AnnData, library: str, is_only: bool) -> Mapping:
-    return entry_of(table, library) if is_only else stored_sections(table).get(library, {})
-
-
-def _given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str, ...]) -> dict[str, float]:
-    """Micrometres per unit of the positions that the user says, by library."""
-    if um_per_px is None:
-        return {}
-    if not isinstance(um_per_px, Mapping):
-        um_per_px = dict.fromkeys(libraries, um_per_px)
-    given = {str(name): um for name, um in um_per_px.items()}
-    missing = [name for name in libraries if name not in given]
-    if missing:
-        raise KeyError(
-            f"um_per_px= has no entry for library {listing(missing)}; it has {listing(given)}. Give micrometres per unit of "
-            "obsm['spatial'] for each library, or one number for all."
-        )
-    for um in given.values():
-        if isinstance(um, bool) or not isinstance(um, numbers.Real) or not 0 < um < np.inf:
-            raise ValueError(f"um_per_px={um!r} must be a positive number: micrometres per unit of obsm['spatial'].")
-    return given
 
 
 def _warn_of_patch_sizes(libraries: tuple[str, ...], lattices: list[Lattice], units: np.ndarray) -> None:
@@ -248,64 +238,54 @@ def _warn_of_patch_sizes(libraries: tuple[str, ...], lattices: list[Lattice], un
     )  # fmt: skip
 
 
+def _unplaced(placed: np.ndarray, labels: np.ndarray, libraries: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows without a position, and their libraries; refused where a library has no others."""
+    rows = np.flatnonzero(~placed)
+    lost = sorted(set(labels[rows]) - set(libraries))
+    if lost:
+        raise ValueError(f"no spot of library {listing(lost)} has a position in obsm['spatial']: drop it.")
+    return rows, np.searchsorted(libraries, labels[rows])
+
+
 def _in_tissue(obs: pd.DataFrame) -> np.ndarray | None:
-    """Sites that Space Ranger found tissue under, shape (n,), bool; ``None`` where it is not known."""
-    if "in_tissue" not in obs:
-        return None
-    found = pd.to_numeric(obs["in_tissue"], errors="coerce").to_numpy() == 1
-    return found if found.any() else None
+    """Sites that may be on tissue, shape (n,), bool: not those that are known to be off it; ``None`` where none is on it."""
+    flags = read_in_tissue(obs)
+    return ~flags.no if flags is not None and flags.yes.any() else None
 
 
-def _check_finite(positions: np.ndarray, table: AnnData) -> None:
-    bad = ~np.isfinite(positions).all(1)
-    if bad.any():
+def _matter(obs: pd.DataFrame, measured: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Sites that have to lie on the image, and on tissue: those that may be on it, and measured ones; ``None``: all."""
+    found = _in_tissue(obs)
+    return found if found is None or measured is None else found | measured[rows]
+
+
+def _placed(positions: np.ndarray, table: AnnData, measured: np.ndarray | None) -> np.ndarray:
+    """Rows that have a position, bool; the others must not be measured, and are named.
+
+    Raises
+    ------
+    ValueError
+        For measured rows without a position, and for a table of others only.
+    """
+    has = np.isfinite(positions).all(1)
+    if has.all():
+        return has
+    wanted = ~has if measured is None else ~has & measured
+    if measured is None:
+        flags = read_in_tissue(table.obs)
+        wanted &= flags.yes if flags is not None else True
+    if wanted.any() or not has.any():
+        names = table.obs_names[wanted if wanted.any() else ~has]
         raise ValueError(
-            f"obsm['spatial'] is NaN or infinite at {bad.sum()} of {len(bad)} spots, e.g. {table.obs_names[bad][0]!r}; "
-            "fill in their coordinates, or drop these spots."
+            f"obsm['spatial'] is NaN or infinite at {len(names)} of {len(has)} spots that are measured or in tissue, e.g. "
+            f"{listing(names, 3)}; fill in their coordinates, mark them as unmeasured with measured=, or drop them: adata = "
+            "adata[np.isfinite(adata.obsm['spatial']).all(1)].copy()."
         )
-
-
-def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray:
-    if library_key is None:
-        region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
-        library_key = region_key or ("library_id" if "library_id" in table.obs else None)
-        if library_key is None:
-            known = list(stored_sections(table))
-            if len(known) > 1:
-                raise ValueError(
-                    f"uns['spatial'] has {len(known)} libraries ({listing(known)}); say which observation is in which "
-                    "with library_key=, an obs column."
-                )
-            return np.full(table.n_obs, known[0] if known else "library", dtype=object).astype(str)
-    if library_key not in table.obs:
-        hint = closest(library_key, table.obs)
-        raise KeyError(f"library_key={library_key!r} is not in obs; available: {listing(table.obs)}.{hint}")
-    column = table.obs[library_key]
-    if column.isna().any():
-        raise ValueError(
-            f"obs[{library_key!r}] has {column.isna().sum()} missing values; every observation needs a library: fill "
-            "them in, or drop these observations."
-        )
-    return column.astype(str).to_numpy(dtype=str)
-
-
-def _given_images(image, libraries: tuple[str, ...], stored: Collection[str]) -> dict[str, Callable[[], SectionImage]]:
-    """What opens the image of each library that ``image`` has; the others must be ``stored``."""
-    if not isinstance(image, Mapping):
-        if len(libraries) > 1:
-            raise ValueError(
-                f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
-            )
-        return {libraries[0]: partial(open_image, image)}
-    given = {str(name): one for name, one in image.items()}
-    is_misspelt = not set(given) <= set(libraries)
-    missing = [name for name in libraries if name not in given and (is_misspelt or name not in stored)]
-    if missing:
-        raise KeyError(
-            f"image= has no entry for library {listing(missing)}; it has {listing(given)}, and uns['spatial'] has images of "
-            f"{listing(stored)}."
-        )
-    return {name: partial(open_image, one, name=f"image of library {name!r}") for name, one in given.items()}
+    logger.warning(
+        "%d unmeasured spots have no position (%s): nothing can be predicted there, so the layer gets the mean of each gene, "
+        "with its own deviation.", (~has).sum(), listing(table.obs_names[~has], 3),
+    )  # fmt: skip
+    return has
 
 
 def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.ndarray, Sites]:
@@ -320,6 +300,7 @@ def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.n
     rows = np.flatnonzero(np.isin(sites.library, codes))
     if rows[-1] - rows[0] == len(rows) - 1:
         rows = slice(rows[0], rows[-1] + 1)  # a view: features are large
+    kept_rows = np.isin(sites.unplaced_library, codes)
     kept = replace(
         sites,
         order=sites.order[rows],
@@ -330,6 +311,8 @@ def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.n
         pitch=sites.pitch[codes],
         unit=sites.unit[codes],
         um_per_px=sites.um_per_px[codes],
+        unplaced=sites.unplaced[kept_rows],
+        unplaced_library=np.searchsorted(codes, sites.unplaced_library[kept_rows]),
         images=tuple(sites.images[code] for code in codes) if sites.images else (),
     )
     return rows, kept

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-
-from snrmix._log import logger
 
 LOG_BELOW = 20.0  # log1p of counts per 10,000 is at most 9.2, and of counts per billion 20.7
 TOTALS = (  # obs columns with the counts of a spot over all genes
@@ -55,10 +53,13 @@ class Reading:
         ``"scaled"``, ``"no zeros"``, ``"fractions"`` (of counts), or ``"unclear"``.
     seen
         What shows it, as the end of a sentence.
+    largest
+        Largest value.
     """
 
     kind: str
     seen: str
+    largest: float = 0.0
 
 
 def read_units(values: sparse.csc_matrix, totals: np.ndarray | None = None) -> Reading:
@@ -71,6 +72,11 @@ def read_units(values: sparse.csc_matrix, totals: np.ndarray | None = None) -> R
     totals
         Counts of the same spots over all genes, where ``obs`` has them, shape (measured spots,).
     """
+    reading = _read(values, totals)
+    return replace(reading, largest=float(values.data.max())) if values.nnz else reading
+
+
+def _read(values: sparse.csc_matrix, totals: np.ndarray | None) -> Reading:
     data = values.data
     sums = np.asarray(values.sum(axis=1)).ravel()
     if not data.size or np.array_equal(data, np.rint(data)):
@@ -88,9 +94,9 @@ def read_units(values: sparse.csc_matrix, totals: np.ndarray | None = None) -> R
     if totals is not None and np.median(np.abs(sums - totals) / np.maximum(totals, 1)) <= 0.1:
         return Reading("fractions", "fractions that sum up to the counts that obs has")
     if values.nnz > 0.99 * values.shape[0] * values.shape[1] and values.shape[1] >= FEW_GENES:
-        return Reading("no zeros", f"hardly any value is zero, largest value {data.max():.4g}")
+        return Reading("no zeros", "hardly any value is zero")
     kind = "unclear" if is_telling else "log"
-    return Reading(kind, f"fractions, largest value {data.max():.4g}")
+    return Reading(kind, "fractions whose ratios are not those of counts" if is_telling else "fractions")
 
 
 def _structure(values: sparse.csc_matrix) -> tuple[str, float, bool]:
@@ -137,13 +143,13 @@ def _scaled(values: sparse.csc_matrix) -> str | None:
     return None
 
 
-def settle_units(asked: str, reading: Reading, values: sparse.csc_matrix, name: str, is_log: bool) -> str:
-    """``"counts"`` or ``"log"``: what was asked for, or what the values are read as.
+def settle_units(asked: str, reading: Reading, name: str, is_log: bool) -> tuple[str, list[str]]:
+    """``"counts"`` or ``"log"``, what was asked for or what the values are read as; and what is doubtful about it.
 
     Parameters
     ----------
     asked
-        ``"auto"``, or what the user says, which is doubted only where it cannot be.
+        ``"auto"``, or what the user says: then nothing is refused.
     name
         What the matrix is called in a message.
     is_log
@@ -155,28 +161,48 @@ def settle_units(asked: str, reading: Reading, values: sparse.csc_matrix, name: 
         Where values are neither counts nor their logs.
     """
     kind, seen = reading.kind, reading.seen
-    if asked != "auto":
-        _doubt(asked, reading, values, name)
-        return asked
-    if kind in ("counts", "rounded"):
-        if kind == "rounded":
-            logger.warning(
-                "%s looks like counts that were normalised and rounded (%s): they are taken as counts, and what depth and "
-                "noise are worked out from is lost. Choose the layer with the counts with layer=.", name, seen,
-            )  # fmt: skip
-        return "counts"
+    if asked == "log":
+        looks = kind == "counts" and reading.largest >= LOG_BELOW
+        return asked, [
+            f"units='log', but {name} has {seen} up to {reading.largest:.4g}: they look like counts."
+        ] * looks
+    if asked == "counts":
+        looks = kind.startswith("log")
+        return asked, [f"units='counts', but {name} looks logged already ({seen}): it is logged again."] * looks
     if kind in REFUSED:
         raise ValueError(f"{name} {REFUSED[kind].format(seen=seen)}")
-    if not is_log and values.data.max() >= LOG_BELOW:
+    if kind not in ("counts", "rounded") and not is_log and reading.largest >= LOG_BELOW:
         raise ValueError(
-            f"{name} is neither integer counts nor clearly logarithmic ({seen}): say units='counts' (it will be normalised) or "
-            "units='log' (it will be used as it is), or choose a layer with layer=."
+            f"{name} is neither integer counts nor clearly logarithmic ({seen}, largest value {reading.largest:.4g}): say "
+            "units='counts' (it will be normalised) or units='log' (it will be used as it is), or choose a layer with layer=."
         )
-    if kind in DOUBTED:
-        logger.warning("%s %s", name, DOUBTED[kind].format(seen=seen))
+    doubts = [f"{name} {DOUBTED[kind].format(seen=seen)}"] if kind in DOUBTED else []
+    return "counts" if kind in ("counts", "rounded") else "log", doubts
+
+
+def settle_layer(values: sparse.csc_matrix, name: str) -> str:
+    """``"counts"`` or ``"log"``, for a layer that is compared with an imputed one.
+
+    Raises
+    ------
+    ValueError
+        Where it is neither, and so cannot be compared.
+    """
+    if values.nnz and values.data.min() < -NEARLY_ZERO * values.data.max():
+        raise ValueError(f"{name} has negative values: {CANNOT_COMPARE}")
+    reading = read_units(values)
+    if reading.kind in ("counts", "rounded"):
+        return "counts"
+    if reading.kind in REFUSED or reading.largest >= LOG_BELOW:
+        kind = reading.kind if reading.kind in REFUSED else "neither counts nor logs"
+        raise ValueError(f"{name} looks {kind} ({reading.seen}, largest value {reading.largest:.4g}): {CANNOT_COMPARE}")
     return "log"
 
 
+CANNOT_COMPARE = (
+    "it cannot be compared with imputed values, which are logs; name a layer with counts or log-normalised values."
+)
+NEARLY_ZERO = 0.05  # of the largest value: predictions may fall a little below 0
 OTHERWISE = "choose the layer with counts or log-normalised values with layer=, or say units='log' to use the values as they are."
 REFUSED = {
     "scaled": f"looks scaled ({{seen}}): {OTHERWISE}",
@@ -193,6 +219,8 @@ BASES = (
 DOUBTED = {
     "log2": BASES.format(base=2),
     "log10": BASES.format(base=10),
+    "rounded": "looks like counts that were normalised and rounded ({seen}): it is taken as counts, and the depth that noise is "
+    "worked out from is lost. Choose the layer with the counts with layer=.",
     "no zeros": "is taken as logarithmic, but looks denoised, imputed or corrected ({seen}): what is learnt is that, and the "
     "uncertainty is that of its values, not of counts. layer= chooses others.",
     "unclear": "is taken as logarithmic, though it does not look like logs of counts ({seen}). Where it is counts, say "
@@ -200,26 +228,15 @@ DOUBTED = {
 }
 
 
-def _doubt(asked: str, reading: Reading, values: sparse.csc_matrix, name: str) -> None:
-    if asked == "log" and reading.kind == "counts" and values.data.size and values.data.max() >= LOG_BELOW:
-        logger.warning(
-            "units='log', but %s has whole numbers up to %.4g: they look like counts.", name, values.data.max()
-        )
-    if asked == "counts" and reading.kind.startswith("log"):
-        logger.warning("units='counts', but %s looks logged already (%s): it is logged again.", name, reading.seen)
-
-
-def check_few_counts(sums: np.ndarray, n_genes: int, totals: np.ndarray | None, name: str, *, is_sure: bool) -> None:
-    """Refuse, or doubt, counts that are to be normalised by the total of a few of their genes.
+def few_counts(values: sparse.csc_matrix, totals: np.ndarray | None, name: str, *, is_sure: bool) -> list[str]:
+    """Refuse, or doubt, counts that would be normalised by the total of a few of the genes that were counted.
 
     Parameters
     ----------
-    sums
-        Counts of every measured spot over the genes that are there, shape (n,).
-    n_genes
-        How many genes that are.
+    values
+        Counts, shape (measured spots, genes that are there).
     totals
-        The same over all genes, where it is known.
+        Counts of the same spots over all genes, where they are known.
     is_sure
         Whether the user says that they are counts: then nothing is refused.
 
@@ -228,21 +245,21 @@ def check_few_counts(sums: np.ndarray, n_genes: int, totals: np.ndarray | None, 
     ValueError
         Where that cannot be meant.
     """
-    share = np.nan
-    if totals is not None and (totals > 0).all():
-        share = float(np.median(sums / totals))
-    if share <= 1.02 and share >= SMALL_SHARE:
-        return
-    few = n_genes < FEWEST_GENES or share < LEAST_SHARE
-    if few or share < SMALL_SHARE or n_genes < FEW_GENES:
-        whose = f"{100 * share:.2g} % of the counts of a spot" if share < 1 else f"counts of {n_genes} gene(s)"
-        says = (
-            f"{name} has {whose}, and counts are normalised by their total: it would be the total of these alone. Normalise "
-            "with all genes first (sc.pp.normalize_total, sc.pp.log1p), or pass the full object and choose with genes=."
-        )
-        if few and not is_sure:
-            raise ValueError(f"{says} Where these are all genes that were counted, say units='counts'.")
-        logger.warning("%s", says)
+    n_genes, share = values.shape[1], np.nan
+    if totals is not None:
+        share = float(np.median(np.asarray(values.sum(axis=1)).ravel() / totals))
+    if SMALL_SHARE <= share <= 1.1:  # these are all
+        return []
+    if not (n_genes < FEW_GENES or share < SMALL_SHARE):
+        return []
+    part = f"{100 * share:.2g} % of the counts of a spot" if share < SMALL_SHARE else f"counts of {n_genes} gene(s)"
+    says = (
+        f"{name} has {part}, and counts are normalised by their total: it would be the total of these alone. Normalise with "
+        "all genes first (sc.pp.normalize_total, sc.pp.log1p), or pass the full object and choose with genes=."
+    )
+    if (n_genes < FEWEST_GENES or share < LEAST_SHARE) and not is_sure:
+        raise ValueError(f"{says} Where these are all genes that were counted, say units='counts'.")
+    return [says]
 
 
 def find_totals(table: AnnData, rows: np.ndarray) -> np.ndarray | None:

@@ -185,7 +185,7 @@ class SNRMix:
         rows_measured = None if measured is None else read_measured(table, measured, layer)
         sites = read_sites(
             data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-            with_images=self.encoding.use_rep is None,
+            measured=rows_measured, with_images=self.encoding.use_rep is None,
         )  # fmt: skip
         if rows_measured is None:
             features, _ = self._features(table, sites)
@@ -314,7 +314,7 @@ class SNRMix:
         """Features of all sites, made as those that the networks were trained on, and which are of colour."""
         use_rep = self.encoding.use_rep
         if use_rep is not None:
-            features = read_representation(table, use_rep)[sites.order]
+            features = read_representation(table, use_rep, sites.order)
             if features.shape[1] != self.encoding.width:
                 raise ValueError(
                     f"obsm[{use_rep!r}] has {features.shape[1]} features, and the model was fitted to {self.encoding.width}: "

@@ -61,11 +61,11 @@ def read_source(
     with_images = use_rep is None and (asked or has_image(data, table))
     located = locate_sites(
         data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-        with_images=with_images,
+        measured=rows_measured, with_images=with_images,
     )  # fmt: skip
     sites, features = located.sites, None
     if use_rep is not None:
-        features = read_representation(table, use_rep)[sites.order]
+        features = read_representation(table, use_rep, sites.order)
     elif not with_images:
         logger.warning(
             "no image and no use_rep: imputing from the measured neighbours in space alone. Histology adds much: pass "

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from snrmix._log import logger
-from snrmix.data.expression import Expression, read_expression
+from snrmix.data.expression import Expression, log_values, read_expression
+from snrmix.data.flags import read_mask
 from snrmix.data.results import Result
 from snrmix.data.sites import Sites, read_sites
-from snrmix.data.table import dense_block, matrix_of, read_mask
+from snrmix.data.table import dense_block, matrix_of
 
 MIN_HELD_OUT = 10  # to score on
 
@@ -200,11 +201,7 @@ def choose_modelled(spots: HeldOut, genes) -> np.ndarray:
 
 def read_truth(spots: HeldOut, truth: str) -> np.ndarray:
     """Values of a layer in the units of the imputed one, (held, modelled genes)."""
-    values = spots.values(truth, spots.expression.columns)
+    values = log_values(spots.result.table, truth, spots.rows, spots.expression.columns, "truth")
     if not np.isfinite(values).all():
         raise ValueError(f"layers[{truth!r}] is NaN or infinite at held-out spots; leave these out of held_out.")
-    if values.max() >= 20 or (values.max() > 0 and np.array_equal(values, np.rint(values))):
-        raise ValueError(
-            f"layers[{truth!r}] does not look logarithmic; truth= must be in the units of the imputed layer."
-        )
     return values

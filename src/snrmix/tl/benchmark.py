@@ -117,7 +117,7 @@ def benchmark(
         random_state=random_state, accelerator=accelerator, training=training, **fitting,
     )  # fmt: skip
     is_measured = read_measured(read_table(data, table_key), measured, layer)
-    sites = read_sites(data, with_images=False, **where)
+    sites = read_sites(data, measured=is_measured, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))
     source = read_source(data, measured=kept, layer=layer, genes=genes, **where, **reading)

@@ -240,7 +240,15 @@ def impute(
     }
     result = source.table.copy() if copy else source.table
     write(result, source, features, models, fill, key_added, parameters)
-    report(source, models, key_added, fill)
+    try:
+        report(source, models, key_added, fill)
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # the result is there, whatever is said of it
+        logger.warning("the result is stored, but could not be summed up: %r.", error)
     return result if copy else None
 
 
@@ -292,7 +300,8 @@ def report(source: Source, models: list[Model], key: str, fill: str) -> None:
     """Say what was written, and how far to trust it."""
     genes, methods = overall(models)
     scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
-    baseline = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].idxmin()
+    baselines = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].dropna()
+    baseline = baselines.idxmin() if len(baselines) else scores.index[0]
     logger.info(
         "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median; "
         "%d of %d genes are reliably better than every baseline%s.",

@@ -1,0 +1,70 @@
+"""What a call gives for each library: images and micrometres."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+
+import numpy as np
+
+from snrmix._names import listing
+from snrmix.data.identity import as_name
+from snrmix.images.source import SectionImage, open_image
+
+
+def given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str, ...]) -> dict[str, float]:
+    """Micrometres per unit of the positions that the user says, by library.
+
+    Raises
+    ------
+    KeyError, ValueError
+        For a library that is not given, and for what is no positive number.
+    """
+    if um_per_px is None:
+        return {}
+    if not isinstance(um_per_px, Mapping):
+        um_per_px = dict.fromkeys(libraries, um_per_px)
+    given = {as_name(name): um for name, um in um_per_px.items()}
+    missing = [name for name in libraries if name not in given]
+    if missing:
+        raise KeyError(
+            f"um_per_px= has no entry for library {listing(missing)}; it has {listing(given)}. Give micrometres per unit of "
+            "obsm['spatial'] for each library, or one number for all."
+        )
+    for um in given.values():
+        if isinstance(um, bool) or not isinstance(um, numbers.Real) or not 0 < um < np.inf:
+            raise ValueError(f"um_per_px={um!r} must be a positive number: micrometres per unit of obsm['spatial'].")
+    return given
+
+
+def given_images(
+    image, libraries: tuple[str, ...], stored: Collection[str], where: str
+) -> dict[str, Callable[[], SectionImage]]:
+    """What opens the image of each library that ``image`` has; the others must be ``stored``.
+
+    Parameters
+    ----------
+    where
+        What holds the stored ones, for a message.
+
+    Raises
+    ------
+    KeyError, ValueError
+        For a library without an image, or one image for several.
+    """
+    if not isinstance(image, Mapping):
+        if len(libraries) > 1:
+            raise ValueError(
+                f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
+            )
+        return {libraries[0]: partial(open_image, image)}
+    given = {as_name(name): one for name, one in image.items()}
+    is_misspelt = not set(given) <= set(libraries)
+    missing = [name for name in libraries if name not in given and (is_misspelt or name not in stored)]
+    if missing:
+        raise KeyError(
+            f"image= has no entry for library {listing(missing)}; it has {listing(given)}, and {where} has images of "
+            f"{listing(stored)}."
+        )
+    return {name: partial(open_image, one, name=f"image of library {name!r}") for name, one in given.items()}
