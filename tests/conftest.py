@@ -46,6 +46,20 @@ def impute(fast):
 
 
 @pytest.fixture(scope="session")
+def embedded(small_tissue):
+    """The small synthetic section with its embedding, read only."""
+    return snrmix.pp.embed_histology(small_tissue, encoder="colour", copy=True)
+
+
+@pytest.fixture(scope="session")
+def half_imputed(embedded, fast):
+    """All genes of it imputed at spots that were held out, read only."""
+    adata = snrmix.pp.hold_out(embedded, share=0.4, copy=True)
+    snrmix.tl.impute(adata, measured="measured", **{**fast, "max_epochs": 8, "genes": None})
+    return adata
+
+
+@pytest.fixture(scope="session")
 def real_file():
     """Path of a file or folder of real data; skips where it is absent."""
 

@@ -20,3 +20,9 @@ def closest(name, names) -> str:
         one for near in get_close_matches(str(name).casefold(), by_case, n=3, cutoff=0.6) for one in by_case[near]
     ]
     return f" Did you mean {' or '.join(repr(n) for n in found[:3])}?" if found else ""
+
+
+def in_short(error: Exception) -> str:
+    """The first words of an error, as a sentence on one line."""
+    words = " ".join(str(error).split())
+    return f"{words[:300]} ..." if len(words) > 300 else f"{words.rstrip('.')}."

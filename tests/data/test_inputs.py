@@ -195,14 +195,14 @@ def test_missing_pixels_count_as_glass(framed):
 
 def test_dark_image_is_named(framed, caplog):
     adata, image = framed
-    embedding(adata, image=image.astype(np.uint16) << 4)  # 12 bits in 16
-    assert "image is dark: its brightest pixel has" in caplog.text and "65535" in caplog.text
+    embedding(adata, image=image.astype(np.uint16) // 6)
+    assert "image is dark: its brightest pixel has" in caplog.text and "of 255" in caplog.text
 
 
 def test_data_array_with_other_dimensions_is_refused(framed):
     adata, image = framed
     with pytest.raises(ValueError, match=r"dimensions \['z', 'y', 'x', 'c'\]; they must be 'y' and 'x'"):
-        embedding(adata, image=xr.DataArray(image[None], dims=("z", "y", "x", "c")))
+        embedding(adata, image=xr.DataArray(np.stack([image] * 2), dims=("z", "y", "x", "c")))
 
 
 def write_pyramid(path, image, **options):
@@ -667,13 +667,14 @@ def test_features_need_no_fitting_image_in_spatialdata(sdata, impute):
     assert np.isfinite(sdata["table"].layers["snrmix"][:, sdata["table"].var["snrmix_modelled"]]).all()
 
 
-def test_two_regions_have_their_own_images(sdata):
+@pytest.fixture
+def two_regions(sdata):
+    """A SpatialData of two regions, each with an image, and the two that it was put together from."""
     from spatialdata import concatenate
     from spatialdata.models import TableModel
 
-    expected = embedding(sdata)
     other = snrmix.datasets.synthetic_spatialdata(10, 40, image_px_per_pitch=24, random_state=1)
-    expected_other = embedding(other)
+    whole = snrmix.datasets.synthetic_spatialdata(10, 40, image_px_per_pitch=24, random_state=1)
     table = other.tables.pop("table")
     table.obs["region"] = pd.Categorical(["other"] * table.n_obs)
     table.uns["spatialdata_attrs"]["region"] = "other"
@@ -686,8 +687,12 @@ def test_two_regions_have_their_own_images(sdata):
         system = get_transformation(element, get_all=True)["synthetic"]
         set_transformation(element, {"other": system}, set_all=True)
     other.tables["table"] = TableModel.parse(table)
-    both = concatenate([sdata, other], concatenate_tables=True)
-    got = embedding(both)
+    return concatenate([sdata, other], concatenate_tables=True), sdata, whole
+
+
+def test_two_regions_have_their_own_images(two_regions):
+    both, first, second = two_regions
+    got, expected, expected_other = embedding(both), embedding(first), embedding(second)
     pd.testing.assert_frame_equal(got.loc[expected.index], expected)
     pd.testing.assert_frame_equal(got.loc[expected_other.index], expected_other)
 
@@ -696,6 +701,30 @@ def test_image_may_be_given_for_spatialdata(sdata):
     expected = embedding(sdata)
     full = finest(sdata).repeat(4, axis=0).repeat(4, axis=1)
     assert (embedding(sdata, image=full) - expected)[[0, 1, 2]].abs().to_numpy().max() < 0.05
+
+
+def test_an_image_for_one_of_two_regions_leaves_the_other_its_own(two_regions):
+    both, *_ = two_regions
+    expected = embedding(both)
+    changed = 255 - np.asarray(both["other_hires_image"]["scale0"]["image"].transpose("y", "x", "c"))
+    got = embedding(both, image={"other": changed.repeat(4, axis=0).repeat(4, axis=1)})
+    is_other = (both["table"].obs["region"] == "other").to_numpy()
+    pd.testing.assert_frame_equal(got[~is_other], expected[~is_other])
+    assert (got - expected)[is_other].abs().to_numpy().max() > 0.1
+
+
+def test_an_image_for_no_region_is_refused_in_the_words_of_a_spatialdata(two_regions):
+    both, *_ = two_regions
+    with pytest.raises(
+        KeyError, match="no entry for library 'other', 'synthetic'; it has 'othr', and the SpatialData has"
+    ):
+        embedding(both, image={"othr": np.zeros((9, 9, 3), np.uint8)})
+    for name in list(both.images):
+        del both.images[name]
+    with pytest.raises(
+        KeyError, match="no entry for library 'synthetic'; it has 'other', and the SpatialData has images of none"
+    ):
+        embedding(both, image={"other": np.zeros((9, 9, 3), np.uint8)})
 
 
 # Encoders and features

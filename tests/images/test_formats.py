@@ -154,7 +154,7 @@ def slide(section, monkeypatch, tmp_path):
 
 def test_openslide_format(section, expected, slide, monkeypatch):
     path, module = slide
-    monkeypatch.setattr("snrmix.images.files.OPENSLIDE_CHUNK", 100)
+    monkeypatch.setattr("snrmix.images.slides.OPENSLIDE_CHUNK", 100)
     levels = open_image(path).levels
     assert len(levels) == 3 and not module.OpenSlide.read  # nothing is read yet
     white = section[1].copy()
@@ -180,11 +180,11 @@ def test_openslide_that_is_missing_or_cannot_read_the_file_is_named(section, sli
 
 def test_openslide_itself_reads_what_tifffile_reads(section, tmp_path):
     pytest.importorskip("openslide", reason="the optional extra openslide is not installed")
-    from snrmix.images.files import _read_openslide
+    from snrmix.images.slides import read_slide
 
     path = tmp_path / "section.svs"
     write_svs(path, halves(section[1]), compression="jpeg", compressionargs={"level": 95})
-    for ours, theirs in zip(_read_openslide(path, ""), open_image(path).levels, strict=True):
+    for ours, theirs in zip(read_slide(path, "").levels, open_image(path).levels, strict=True):
         assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs.pixels)).mean() < 1
 
 

@@ -461,7 +461,7 @@ def test_options_are_those_of_impute_but_for_its_output():
         ({"kriging": "no"}, TypeError, "kriging='no' must be True or False"),
         ({"random_state": -1}, ValueError, "random_state=-1 must be a whole number"),
         ({"hidden": 0}, ValueError, "hidden=0 must be a whole number"),
-        ({"accelerator": "tpu"}, ValueError, "accelerator='tpu'; choose"),
+        ({"accelerator": "tpu"}, ValueError, "accelerator='tpu' is unknown; choose"),
     ],
 )
 def test_options_are_checked_at_once(options, kind, message):

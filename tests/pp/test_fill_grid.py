@@ -551,3 +551,29 @@ def test_layers_that_are_no_counts_are_missing_at_added_sites(tissue, kind, expe
     values = values.toarray() if sparse.issparse(values) else values
     np.testing.assert_array_equal(values, np.full(filled.shape, expected))
     assert (filled.layers["counts"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.float64,
+        np.float32,
+        bool,
+        "Int64",
+        "Float64",
+        "boolean",
+        lambda column: column.astype(str),
+        lambda column: column.astype(str).astype("category"),
+        lambda column: column.where(np.arange(len(column)) > 3),
+    ],
+    ids=["float64", "float32", "bool", "Int64", "Float64", "boolean", "text", "category", "missing"],
+)
+def test_added_sites_are_in_tissue_whatever_the_column_is_made_of(tissue, form):
+    tissue.obs["in_tissue"] = form(tissue.obs["in_tissue"]) if callable(form) and not isinstance(form, type) else (
+        tissue.obs["in_tissue"].astype(form)
+    )  # fmt: skip
+    new = fill_grid(tissue, 2)
+    column, added = new.obs["in_tissue"], new.obs["snrmix_added"].to_numpy()
+    assert column.dtype == tissue.obs["in_tissue"].dtype and added.any()
+    assert (pd.to_numeric(column[added].astype(object)) == 1).all()
+    pd.testing.assert_series_equal(column[~added], tissue.obs["in_tissue"], check_exact=True)

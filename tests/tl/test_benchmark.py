@@ -1,26 +1,15 @@
 import anndata
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
 import snrmix
-from snrmix.engine.folds import Fold
 from snrmix.engine.mix import MIXINGS, resolve_mixing
-from snrmix.engine.scores.smoothing import diffuse, graph_smoothing, random_walk
 from snrmix.tl._methods import available_methods
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 FAST = {"encoder": "colour", "max_epochs": 2, "genes": 20, "n_folds": 2, "n_repeats": 1}
 SCORES = ["mse", "mse_mean", "pearson"]
 ON_FEATURES = [name for name in MIXINGS if not resolve_mixing(name).needs_pixels]
-
-
-@pytest.fixture(scope="module")
-def embedded(small_tissue):
-    return snrmix.pp.embed_histology(small_tissue, encoder="colour", copy=True)
 
 
 @pytest.fixture(scope="module")
@@ -153,63 +142,6 @@ def test_without_an_image(tissue, caplog):
         snrmix.tl.benchmark(tissue, ["mean", "ridge"], splits=1, **options)
 
 
-# Summary
-
-
-def made_up(ratios: dict[str, list[float]]) -> pd.DataFrame:
-    """Two genes; ``ratios`` by method and split."""
-    rows = [
-        {
-            "split": f"s{split}",
-            "method": method,
-            "gene": gene,
-            "mse": weight * ratio,
-            "mse_mean": weight,
-            "pearson": 0.5,
-        }
-        for method, values in ratios.items()
-        for split, ratio in enumerate(values)
-        for gene, weight in (("A", 1.0), ("B", 3.0))
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_summary_pairs_differences_over_splits():
-    summary = snrmix.tl.summarise(made_up({"mean": [1, 1, 1], "ridge": [0.8, 0.9, 0.7], "snrmix": [0.7, 0.7, 0.7]}))
-    assert list(summary.index) == ["snrmix", "ridge", "mean"] and summary.attrs["reference"] == "snrmix"
-    np.testing.assert_allclose(summary["mse_ratio"], [0.7, 0.8, 1.0])
-    np.testing.assert_allclose(summary["difference"], [0, 0.1, 0.3], atol=1e-12)
-    ridge, error = summary.loc["ridge"], 0.1 / np.sqrt(3)
-    np.testing.assert_allclose(ridge["standard_error"], error)
-    np.testing.assert_allclose(
-        [ridge["low"], ridge["high"]], [0.1 - 4.302653 * error, 0.1 + 4.302653 * error], rtol=1e-6
-    )
-    assert summary.loc["mean", "standard_error"] == pytest.approx(0, abs=1e-12)
-
-
-def test_summary_is_a_ratio_of_sums_over_genes():
-    table = made_up({"mean": [1.0], "snrmix": [0.5]})
-    table.loc[(table["method"] == "snrmix") & (table["gene"] == "A"), "mse"] = 1.0
-    assert snrmix.tl.summarise(table).loc["snrmix", "mse_ratio"] == pytest.approx((1.0 + 1.5) / 4)
-
-
-def test_summary_of_one_split_resamples_genes(embedded):
-    result = snrmix.tl.benchmark(embedded, ["mean", "ridge", "kriging"], splits=1, **FAST)
-    summary = snrmix.tl.summarise(result, reference="ridge")
-    assert summary.attrs["n_splits"] == 1
-    assert (summary.loc["ridge", ["difference", "standard_error", "low", "high"]] == 0).all()
-    others = summary.drop("ridge")
-    assert (others["low"] < others["difference"]).all() and (others["difference"] < others["high"]).all()
-    pd.testing.assert_frame_equal(summary, snrmix.tl.summarise(result, reference="ridge"))
-
-
-def test_reference_without_ours_is_the_best(embedded):
-    table = made_up({"mean": [1, 1], "ridge": [0.8, 0.9]})
-    assert snrmix.tl.summarise(table).attrs["reference"] == "ridge"
-    with pytest.raises(KeyError, match="reference='rigde' is not a method.*Did you mean 'ridge'"):
-        snrmix.tl.summarise(table, reference="rigde")
-
-
 def test_attrs_hold_the_summary_and_survive_what_pandas_does(result):
     summary = result.attrs["summary"]
     pd.testing.assert_frame_equal(pd.DataFrame(summary), snrmix.tl.summarise(result))
@@ -220,16 +152,6 @@ def test_attrs_hold_the_summary_and_survive_what_pandas_does(result):
     other.attrs["summary"] = snrmix.tl.summarise(other)
     assert len(pd.concat([result, other]))
     assert len(result.merge(other, on=["split", "method", "gene"]))
-
-
-def test_summary_names_what_is_wrong(result):
-    with pytest.raises(KeyError, match="lacks columns 'pearson'.*snrmix.tl.benchmark"):
-        snrmix.tl.summarise(result.drop(columns="pearson"))
-    some = result[~((result["method"] == "ridge") & (result["split"] == "random 0.5, seed 1"))]
-    with pytest.raises(ValueError, match="not every method was run on every split"):
-        snrmix.tl.summarise(some)
-    with pytest.raises(ValueError, match="no rows"):
-        snrmix.tl.summarise(result.iloc[:0])
 
 
 # Refusals
@@ -266,161 +188,3 @@ def test_every_registered_strategy_is_a_method():
     known = set(available_methods())
     assert {f"network ({name})" for name in ON_FEATURES} <= known
     assert not known & {"network (cutmix)", "network (puzzlemix)", "network (cellmix)"}
-
-
-# Graph smoothing
-
-
-def line_graph(n):
-    neighbours = np.stack([np.arange(n) - 1, np.arange(n) + 1], axis=1)
-    neighbours[-1, 1] = -1
-    return neighbours
-
-
-def test_random_walk_goes_to_itself_and_its_neighbours():
-    walk = random_walk(line_graph(4)).toarray()
-    np.testing.assert_allclose(walk.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(walk[0], [0.5, 0.5, 0, 0])
-    np.testing.assert_allclose(walk[1], [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)
-
-
-def test_diffusion_is_that_of_dense_powers():
-    rng = np.random.default_rng(0)
-    walk, sources, values = random_walk(line_graph(12)), np.array([0, 3, 4, 9]), rng.normal(size=(4, 3))
-    found = diffuse(walk, sources, values, np.arange(12), (1, 5))
-    for step, got in zip((1, 5), found, strict=True):
-        power = np.linalg.matrix_power(walk.toarray(), step)[:, sources]
-        mass = power.sum(1, keepdims=True)
-        expected = np.where(mass > 0, power @ values / np.where(mass > 0, mass, 1), values.mean(0))
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_steps_are_chosen_by_the_folds():
-    rng = np.random.default_rng(0)
-    n = 400
-    smooth = np.sin(np.arange(n) / 40)[:, None] + rng.normal(0, 1, (n, 5))
-    measured = np.sort(rng.permutation(n)[:200])
-    folds = [Fold(np.flatnonzero(np.arange(200) % 2 != k), np.flatnonzero(np.arange(200) % 2 == k)) for k in (0, 1)]
-    targets = np.setdiff1d(np.arange(n), measured)
-    walk = random_walk(line_graph(n))
-    truth = np.sin(targets / 40)[:, None]
-    chosen = graph_smoothing(walk, measured, smooth[measured], folds, targets)
-    one = diffuse(walk, measured, smooth[measured], targets, (1,))[0]
-    assert np.mean((chosen - truth) ** 2) < 0.3 * np.mean((one - truth) ** 2)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-# Coverage and the figures
-
-
-@pytest.fixture(scope="module")
-def imputed(embedded):
-    adata = snrmix.pp.hold_out(embedded, share=0.4, copy=True)
-    snrmix.tl.impute(adata, measured="measured", **{**FAST, "max_epochs": 8, "genes": None})
-    return adata
-
-
-def test_coverage_counts_what_the_intervals_hold(imputed):
-    table = snrmix.tl.coverage(imputed, levels=[0.8, 0.9])
-    held, genes = imputed.obs["measured_held_out"].to_numpy(), imputed.var["snrmix_modelled"].to_numpy()
-    counts = imputed.X[held].toarray()
-    observed = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))[:, genes]
-    low, high = (end[held][:, genes] for end in snrmix.tl.interval(imputed, 0.9))
-    inside = (low <= observed) & (observed <= high)
-    rows = table[table["level"] == 0.9].set_index(["by", "group"])
-    assert rows.loc[("all", "all"), "observed"] == pytest.approx(inside.mean(), abs=2e-4)
-    assert rows.loc[("all", "all"), "width"] == pytest.approx((high - low).mean(), rel=1e-5)
-    shallow = np.argsort(counts.sum(1), kind="stable")[: held.sum() // 10]
-    assert rows.loc[("depth", "shallowest tenth"), "observed"] == pytest.approx(inside[shallow].mean(), abs=0.03)
-    for by in ("distance", "sd"):
-        quarters = rows.loc[by]
-        assert len(quarters) == 4 and quarters["n_values"].sum() == inside.size
-        weighted = (quarters["observed"] * quarters["n_values"]).sum() / inside.size
-        assert weighted == pytest.approx(inside.mean(), abs=2e-4)
-    assert (rows["low"] <= rows["observed"]).all() and (rows["observed"] <= rows["high"]).all()
-    assert rows.loc["sd", "width"].is_monotonic_increasing
-
-
-def test_coverage_of_out_of_fold_values(embedded):
-    adata = embedded.copy()
-    snrmix.tl.impute(adata, **FAST)
-    table = snrmix.tl.coverage(adata, adata.obs["snrmix_measured"], levels=0.9)
-    assert table.set_index("by").loc["all", "observed"] == pytest.approx(0.9, abs=0.01)
-
-
-def test_coverage_of_genes_that_few_held_out_spots_have_seen(imputed):
-    adata = imputed.copy()
-    held = adata.obs["measured_held_out"].to_numpy()
-    counts = adata.X.toarray()
-    counts[held, 0] = 0
-    adata.X = counts
-    table = snrmix.tl.coverage(adata, levels=[0.9])
-    assert table.set_index("by").loc["all", "n_values"] == held.sum() * adata.var["snrmix_modelled"].sum()
-
-
-@pytest.mark.parametrize("function", ["tl.coverage", "pl.calibration"])
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ({"key": "snrmx"}, KeyError, "Did you mean 'snrmix'"),
-        ({"held_out": "measured_held"}, KeyError, "Did you mean 'measured_held_out'"),
-        ({"held_out": "snrmix_measured"}, ValueError, "were measured when the layer was imputed"),
-        ({"held_out": "nothing"}, ValueError, "marks no spot"),
-        ({"layer": "rwa"}, KeyError, "layer='rwa' is not in layers"),
-    ],
-)
-def test_coverage_names_what_is_wrong(imputed, function, given, error, message):
-    module, name = function.split(".")
-    adata = imputed.copy()
-    adata.obs["nothing"] = False
-    with pytest.raises(error, match=message):
-        getattr(getattr(snrmix, module), name)(adata, **given)
-    with pytest.raises(ValueError, match=r"level=0.3 must lie between 0.5 and 0.98"):
-        snrmix.tl.coverage(adata, levels=[0.3])
-
-
-def texts(figure):
-    return " | ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
-
-
-def test_calibration_draws_coverage(imputed, tmp_path):
-    figure = snrmix.pl.calibration(imputed, save=tmp_path / "figure.png")
-    table = snrmix.tl.coverage(imputed)
-    overall = table[table["by"] == "all"]
-    assert len(figure.axes) == 3 and (tmp_path / "figure.png").stat().st_size > 5000
-    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), overall[["level", "observed"]])
-    assert [len(ax.lines) for ax in figure.axes] == [3, 5, 5]
-    at_90 = overall.set_index("level").loc[0.9, "observed"]
-    assert f"90 % intervals hold {100 * at_90:.1f} %" in texts(figure)
-    assert all(word in texts(figure) for word in ("nearest quarter", "largest quarter", "tenth with fewest counts"))
-
-
-def test_benchmark_figure_draws_every_difference(result, tmp_path, monkeypatch):
-    figure = snrmix.pl.benchmark(result, save=tmp_path / "figure.png")
-    summary = result.attrs["summary"].drop("snrmix")
-    (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(summary.index)
-    np.testing.assert_allclose(ax.collections[-1].get_offsets()[:, 0], summary["difference"])
-    assert len(ax.collections[-2].get_offsets()) == 2 * len(summary)
-    assert "95 % interval over 2 splits" in texts(figure) and (tmp_path / "figure.png").stat().st_size > 5000
-    single = result[result["split"] == "random 0.5, seed 0"]
-    assert "less that of ridge (mean and 95 % interval over genes)" in texts(
-        snrmix.pl.benchmark(single, reference="ridge")
-    )
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
-    assert snrmix.pl.benchmark(result, show=True) is None and shown
-
-
-def test_benchmark_figure_names_what_is_wrong(result, embedded):
-    with pytest.raises(TypeError, match="what snrmix.tl.benchmark returns, not AnnData"):
-        snrmix.pl.benchmark(embedded)
-    with pytest.raises(KeyError, match="reference='best' is not a method"):
-        snrmix.pl.benchmark(result, reference="best")
-    with pytest.raises(KeyError, match="lacks columns"):
-        snrmix.pl.benchmark(result[["split", "method"]])

@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,44 @@ def test_presets_are_recorded_and_arguments_win(tuned):
     assert parameters["training"]["hidden"] == 8
     with pytest.raises(ValueError, match="preset='papr'.*Did you mean 'paper'"):
         snrmix.tl.impute(tissue, preset="papr", **own)
+
+
+class Settled(Exception):
+    """Carries the settings with which networks would be trained."""
+
+
+def settings_of(monkeypatch, data, **options):
+    def stop(parts, settings, features):
+        raise Settled(*settings)
+
+    monkeypatch.setattr(importlib.import_module("snrmix.tl.impute"), "fit_models", stop)
+    with pytest.raises(Settled) as settled:
+        snrmix.tl.impute(data, **options)
+    return settled.value.args[0]
+
+
+def test_what_finetuning_says_is_not_overruled_by_defaults(tuned, monkeypatch):
+    tissue, _, options = tuned
+    said = Finetuning(early_stopping=False, accelerator="cpu", devices=[1], max_epochs=3)
+    del options["max_epochs"]
+    assert settings_of(monkeypatch, tissue, finetuning=said, **options).training == said
+    settings = settings_of(monkeypatch, tissue, finetuning=said, early_stopping=True, devices="auto", **options)
+    assert settings.training.early_stopping is True and settings.training.devices == "auto"  # given, so they win
+    assert settings.training.accelerator == settings.device == "cpu"
+
+
+def test_the_k_of_a_preset_is_lowered_and_that_of_the_user_is_not(tuned, monkeypatch):
+    tissue, _, options = tuned
+    own = {name: options[name] for name in ("measured", "encoder", "genes")}
+    tissue.obs["measured"] = np.arange(tissue.n_obs) % 4 == 0  # 30 spots, of which 18 train
+    settings = settings_of(monkeypatch, tissue, preset="paper", **own)
+    assert settings.mixing.k == 6 and settings.mixing.sigma == 0.25
+    with pytest.raises(ValueError, match="k=30 neighbours must be fewer than the 18 measured spots"):
+        snrmix.tl.impute(tissue, preset="paper", mix=snrmix.SNRMixing(k=30), **own)
+
+
+def test_what_fine_tuning_takes_is_said_before(tuned, monkeypatch, caplog):
+    tissue, _, options = tuned
+    monkeypatch.setattr("snrmix.plan.features.patch_seconds", lambda encoder, device: 5.0)
+    settings_of(monkeypatch, tissue, **options)
+    assert "117 sites x 12 genes: about " in caplog.text and "hours on this machine" in caplog.text

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 import snrmix
+from snrmix.engine.kriging.krige import is_exact
 from snrmix.engine.scores.baselines import spatial_knn
 from snrmix.plan import cost as estimate
 from snrmix.plan.cost import Run, announce
@@ -200,3 +201,22 @@ def test_object_of_all_genes_is_told_to_subset(free):
     free(14)
     with pytest.raises(ValueError, match=r"layers of 250000 x 18000 values .* subset to the genes you want"):
         snrmix.tl.impute(adata)
+
+
+def test_kriging_of_many_targets_is_estimated_as_it_is_done():
+    """From neighbourhoods where spots times targets are many, however few spots there are."""
+    few = Run(sites=30_000, measured=4000, genes=50, columns=50, features=66, scales=3)
+    assert not is_exact(few.measured, few.sites - few.measured)
+    without = Run(**{**vars(few), "kriging": False})
+    assert few.seconds(1e10) - without.seconds(1e10) == pytest.approx(estimate.KRIGING_WORK * 30_000 / 1e10)
+    exact = Run(**{**vars(few), "sites": 8000})
+    kriging = exact.seconds(1e10) - Run(**{**vars(exact), "kriging": False}).seconds(1e10)
+    assert kriging == pytest.approx(5 * 6 * 4000**3 / 1e10)
+
+
+def test_fine_tuning_takes_time():
+    """9 passes of every training patch an epoch: forward and backward, of a spot, its partner and their mixture."""
+    run = Run(sites=2000, measured=1000, genes=50, columns=50, features=66, scales=2, epochs=10, kriging=False)
+    tuned = Run(**{**vars(run), "tuning_seconds": 0.01})
+    assert tuned.seconds(1e12) == pytest.approx(2 * 0.01 * 10 * 5 * (9 * 800 + 200), rel=0.1)
+    assert tuned.seconds(1e12) > 100 * run.seconds(1e12)

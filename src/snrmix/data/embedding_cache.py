@@ -11,7 +11,8 @@ import pandas as pd
 from snrmix.data.sites import Sites, patch_sides
 from snrmix.images.colour import COLOUR_FEATURES
 from snrmix.images.encoder import Encoder, probe
-from snrmix.images.source import SectionImage, coarse_sample
+from snrmix.images.picture import coarse_sample
+from snrmix.images.source import SectionImage
 
 CACHE_KEY = "X_histology"
 SIDE_TOLERANCE = 0.02  # the pitch measured on some of the sites differs a little from that of all

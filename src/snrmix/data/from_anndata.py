@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from snrmix._names import closest, listing
 from snrmix.data.stored import entry_of, stored_sections
+from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.source import SectionImage, open_image, scaling
 
 
@@ -42,30 +43,40 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
 
 
 def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Callable[[], SectionImage]:
-    """What opens the image of ``uns["spatial"][library]`` that was asked for, or else the finest."""
+    """What opens the image of ``uns["spatial"][library]`` that was asked for, or else the likeliest, see `_open_likeliest`."""
     images, factors = entry["images"], entry.get("scalefactors", {})
-    if image_key is None:
-        scaled = [k for k in images if f"tissue_{k}_scalef" in factors]
-        if not scaled:
-            raise KeyError(
-                f"uns['spatial'][{library!r}]['scalefactors'] has no 'tissue_<image>_scalef' for any of the images "
-                f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}."
-            )
-        image_key = max(scaled, key=lambda k: float(factors[f"tissue_{k}_scalef"]))
-    if image_key not in images:
+    wanted = [key for key in images if f"tissue_{key}_scalef" in factors] if image_key is None else [image_key]
+    if not wanted:
+        raise KeyError(
+            f"uns['spatial'][{library!r}]['scalefactors'] has no 'tissue_<image>_scalef' for any of the images "
+            f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}."
+        )
+    if image_key is not None and image_key not in images:
         raise KeyError(
             f"image_key={image_key!r} is not in uns['spatial'][{library!r}]['images']; available: {listing(images)}."
             f"{closest(image_key, images)}"
         )
-    if f"tissue_{image_key}_scalef" not in factors:
+    scales = {key: _scale_of(key, factors, library) for key in wanted}
+    return partial(_open_likeliest, images, scales, library, is_asked=image_key is not None)
+
+
+def _scale_of(image: str, factors: Mapping, library: str) -> float:
+    """Pixels of an image per pixel of ``obsm["spatial"]``."""
+    name = f"tissue_{image}_scalef"
+    if name not in factors:
         raise KeyError(
-            f"uns['spatial'][{library!r}]['scalefactors'] lacks 'tissue_{image_key}_scalef', the pixels of image "
-            f"{image_key!r} per pixel of obsm['spatial']; it has {listing(factors)}."
+            f"uns['spatial'][{library!r}]['scalefactors'] lacks {name!r}, the pixels of image {image!r} per pixel of "
+            f"obsm['spatial']; it has {listing(factors)}."
         )
-    factor = float(factors[f"tissue_{image_key}_scalef"])
+    factor = float(factors[name])
     if not 0 < factor < np.inf:
-        raise ValueError(
-            f"uns['spatial'][{library!r}]['scalefactors']['tissue_{image_key}_scalef'] is {factor}; it must be "
-            "positive."
-        )
-    return partial(open_image, images[image_key], scaling(factor), f"image {image_key!r} of library {library!r}")
+        raise ValueError(f"uns['spatial'][{library!r}]['scalefactors'][{name!r}] is {factor}; it must be positive.")
+    return factor
+
+
+def _open_likeliest(images: Mapping, scales: Mapping[str, float], library: str, *, is_asked: bool) -> SectionImage:
+    """Open the finest of those images that look most like H&E; ``scales`` names the ones to choose from."""
+    kinds = {key: kind_of(images[key]) for key in scales}
+    key = max(likeliest(kinds), key=scales.__getitem__)
+    check_choice(key, kinds, f"library {library!r}", is_asked=is_asked)
+    return open_image(images[key], scaling(scales[key]), f"image {key!r} of library {library!r}")

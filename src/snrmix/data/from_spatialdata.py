@@ -11,6 +11,9 @@ import pandas as pd
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.identity import as_name
+from snrmix.images.arrays import as_picture
+from snrmix.images.kind import check_choice, kind_of, likeliest
+from snrmix.images.picture import is_rgb_or_grey
 from snrmix.images.source import SectionImage, section_image
 
 AXES = ("x", "y")
@@ -62,8 +65,8 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
 def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Finder]:
     """A coordinate system of the region, and what finds its image.
 
-    They are those of the image that shows the region with most pixels. What is wrong with the images is said only when
-    the image is wanted.
+    They are those of the image that looks most like H&E, and of several the one that shows the region with most pixels.
+    What is wrong with the images is said only when the image is wanted.
     """
     from spatialdata.transformations import get_transformation
 
@@ -81,13 +84,19 @@ def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Finde
             candidates.append((pixels, name, system, affines))
     if not candidates:
         return systems[0], lambda: _refuse(problems, region, systems, sdata.images, image_key)
+    names = sorted({candidate[1] for candidate in candidates})
+    kinds = {name: kind_of(sdata.images[name]) for name in names} if len(names) > 1 else {}
+    if kinds:
+        candidates = [candidate for candidate in candidates if candidate[1] in likeliest(kinds)]
     most = max(candidate[0] for candidate in candidates) * (1 - 1e-6)  # coordinate systems differ by rounding
     _, name, system, affines = min((c for c in candidates if c[0] >= most), key=lambda c: c[1:3])
 
     def open_image() -> SectionImage:
+        known = kinds or {name: kind_of(sdata.images[name])}
+        check_choice(name, known, f"region {region!r}", is_asked=image_key is not None)
         if len(sdata.images) > 1 and image_key is None:
             logger.info("region %r: image %r in coordinate system %r (most pixels).", region, name, system)
-        return section_image(_arrays(sdata.images[name]), affines, f"image {name!r}")
+        return section_image(_levels(sdata.images[name]), affines, f"image {name!r}")
 
     return system, lambda: open_image
 
@@ -136,10 +145,6 @@ def _levels(element) -> list:
     return sorted(levels, key=lambda level: -level.sizes["y"])
 
 
-def _arrays(element) -> list:
-    return [level.transpose("y", "x", "c").data for level in _levels(element)]
-
-
 def _affines(element, name: str, system: str) -> list[np.ndarray]:
     """From the coordinate system to pixels (x, y) of every level, shape (2, 3) each.
 
@@ -151,8 +156,12 @@ def _affines(element, name: str, system: str) -> list[np.ndarray]:
     from spatialdata.transformations import get_transformation
 
     levels = _levels(element)
-    if set(levels[0].dims) != {"y", "x", "c"} or levels[0].sizes["c"] not in (1, 3, 4):
-        raise ValueError(f"image {name!r} has {dict(levels[0].sizes)}; choose an RGB image with image_key=.")
+    if set(levels[0].dims) != {"y", "x", "c"} or not is_rgb_or_grey(as_picture(levels[0], name)):
+        channels = listing(levels[0].coords["c"].values.tolist()) if "c" in levels[0].coords else "no names"
+        raise ValueError(
+            f"image {name!r} has {dict(levels[0].sizes)}, with channels {channels}: that is neither RGB nor grey. Choose an "
+            "RGB image with image_key=, or pass image=, or use_rep= with features that are already in obsm."
+        )
     affines = []
     for level in levels:
         affine = np.linalg.inv(get_transformation(level, system).to_affine_matrix(AXES, AXES))[:2]

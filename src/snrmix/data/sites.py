@@ -13,9 +13,9 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
-from snrmix.data.by_library import given_images, given_um
 from snrmix.data.flags import read_in_tissue
 from snrmix.data.from_anndata import read_anndata
+from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
 from snrmix.data.stored import entry_of, stored_sections
@@ -50,6 +50,8 @@ class Sites:
         Shape (libraries,), micrometres per unit of the frame; NaN where unknown.
     unplaced, unplaced_library
         Rows of the table that have no position, and so are no sites, and their libraries as indices; shape (m,) each.
+    n_rows
+        Rows of the table, which may have other libraries too.
     images
         One image per library; empty when none was asked for.
     """
@@ -64,6 +66,7 @@ class Sites:
     um_per_px: np.ndarray
     unplaced: np.ndarray
     unplaced_library: np.ndarray
+    n_rows: int
     images: tuple[SectionImage, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -75,9 +78,13 @@ class Sites:
         return self.positions / self.pitch[self.library][:, None]
 
     def to_rows(self, values: np.ndarray) -> np.ndarray:
-        """Bring values of all sites, shape (n, ...), to the rows of the table; NaN, 0 or False in rows that are no sites."""
-        missing = np.nan if values.dtype.kind == "f" else 0
-        rows = np.full((len(self.order) + len(self.unplaced), *values.shape[1:]), missing, values.dtype)
+        """Bring values in site order, shape (n, ...), to the rows of the table, shape (n_rows, ...).
+
+        Rows that are no sites here get NaN, or where the type has none, 0 or ``False``.
+        """
+        values = np.asarray(values)
+        missing = np.nan if values.dtype.kind == "f" else np.zeros((), values.dtype)
+        rows = np.full((self.n_rows, *values.shape[1:]), missing, values.dtype)
         rows[self.order] = values
         return rows
 
@@ -179,9 +186,7 @@ def locate_sites(
     check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=with_images)
     libraries = tuple(np.unique(labels[placed]).tolist())
     um_of = {**um_of, **given_um(um_per_px, libraries)}
-    stored = [name for name, entry in known.items() if entry["images"]] if data is table else libraries
-    where = "uns['spatial']" if data is table else "the object"
-    given = given_images(image, libraries, stored, where) if image is not None else {}
+    given = given_images(image, libraries, *stored_images(data, table, libraries)) if image is not None else {}
 
     order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
     order = order[placed[order]]
@@ -200,7 +205,18 @@ def locate_sites(
     names, units = np.asarray(table.obs_names, str)[order], patch_units(lattices)
     openers = [given[name] if name in given else find_image(name) for name in libraries] if with_images else []
     return Located(
-        Sites(order, names, libraries, library, positions, pitch, units, um, *_unplaced(placed, labels, libraries)),
+        Sites(
+            order,
+            names,
+            libraries,
+            library,
+            positions,
+            pitch,
+            units,
+            um,
+            *_unplaced(placed, labels, libraries),
+            table.n_obs,
+        ),  # fmt: skip
         lattices,
         factors,
         [_matter(own, measured, order[chosen]) for own, chosen in zip(obs, rows, strict=True)],

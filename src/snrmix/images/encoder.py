@@ -10,6 +10,8 @@ from numbers import Integral
 
 import numpy as np
 
+from snrmix._names import in_short
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -135,9 +137,3 @@ def probe(encoder: Encoder, device: str) -> np.ndarray:
     noise = np.random.default_rng(0).integers(256, size=(encoder.size, encoder.size, 3), dtype=np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 255, encoder.size).astype(np.uint8)[:, None, None], noise.shape)
     return encode(encoder, np.stack([noise, ramp]), device).ravel()
-
-
-def in_short(error: Exception) -> str:
-    """The first words of an error, as a sentence on one line."""
-    words = " ".join(str(error).split())
-    return f"{words[:300]} ..." if len(words) > 300 else f"{words.rstrip('.')}."

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from snrmix._names import closest
+from snrmix._names import closest, in_short
 from snrmix._torchvision import mend_torchvision
-from snrmix.images.encoder import Encoder, in_short
+from snrmix.images.encoder import Encoder
 from snrmix.images.modules import Pooled
 
 OLDEST_TIMM = (1, 0, 26)  # from here on, no checkpoint can run code when it is read

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
+from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import listing
-from snrmix.data.embedding_cache import SIDE_TOLERANCE
-from snrmix.data.sites import Sites, patch_sides
+from snrmix.data.embedding import compute_embedding
+from snrmix.data.embedding_cache import SIDE_TOLERANCE, read_cache, same_encoder
+from snrmix.data.sites import Sites, patch_sides, restrict_sites
+from snrmix.data.table import read_representation
+from snrmix.images.encoder import Encoder, on_device, probe
+from snrmix.model.saved import plain
 from snrmix.plan.features import Features
 
 
@@ -39,6 +45,55 @@ class Encoding:
     width: int
     scales: tuple[float, ...] = ()
     sides_um: tuple[float, ...] | None = None
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Its array by name."""
+        return {"encoder_probe": self.probe}
+
+    def to_record(self) -> dict[str, object]:
+        """The rest, as JSON can hold it."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "probe"}
+
+    @classmethod
+    def from_saved(cls, arrays: Mapping[str, np.ndarray], record: Mapping) -> Encoding:
+        """What `to_arrays` and `to_record` gave."""
+        sides = record["sides_um"]
+        again = {"scales": tuple(record["scales"]), "sides_um": None if sides is None else tuple(sides)}
+        return cls(**{**record, **again, "probe": arrays["encoder_probe"]})
+
+    def features(self, table: AnnData, sites: Sites, encoder: Encoder | None, device: str):
+        """Features of all sites, made as those that the networks were trained on, and which of them are of colour.
+
+        Raises
+        ------
+        KeyError, ValueError
+            When there are none, or they would be others.
+        """
+        if self.use_rep is not None:
+            features = read_representation(table, self.use_rep, sites.order)
+            if features.shape[1] != self.width:
+                raise ValueError(
+                    f"obsm[{self.use_rep!r}] has {features.shape[1]} features, and the model was fitted to {self.width}: "
+                    "make them in the same way."
+                )
+            return features, np.zeros(self.width, bool)
+        self.check(encoder, device)
+        parts = []
+        for code, scales in enumerate(adapted_scales(self, sites)):
+            _, own = restrict_sites(sites, [code])
+            embedding = compute_embedding(own, encoder, scales, device, read_cache(table, own))
+            parts.append(embedding.features)
+        return np.concatenate(parts), embedding.colour_columns  # sites are sorted by library
+
+    def check(self, encoder: Encoder, device: str) -> None:
+        """Refuse an encoder that makes other features."""
+        with on_device(encoder.function, device):
+            found = probe(encoder, device)
+        if not same_encoder(self.probe, found):
+            raise ValueError(
+                f"encoder {encoder.name!r} is not the one that the model was fitted with, {self.encoder!r}: it makes other "
+                "features of the same patches. Pass that one to SNRMix.load(folder, encoder=...)."
+            )
 
 
 def describe_encoding(features: Features, sites: Sites, use_rep: str | None) -> Encoding:

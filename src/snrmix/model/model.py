@@ -8,28 +8,20 @@ from dataclasses import fields
 
 import numpy as np
 import pandas as pd
-import torch
 
-from snrmix._log import logger
 from snrmix._names import closest, listing
-from snrmix.data.embedding import compute_embedding
-from snrmix.data.embedding_cache import read_cache, same_encoder, site_hashes
+from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
-from snrmix.data.sites import Sites, read_sites, restrict_sites
-from snrmix.data.table import read_representation, read_table
-from snrmix.engine.fit import Member, finer, fit_section, stack_members
-from snrmix.engine.folds import make_folds
-from snrmix.engine.kriging.krige import krige_section
+from snrmix.data.sites import Sites, read_sites
+from snrmix.data.table import read_table
+from snrmix.engine.fit import fit_section
 from snrmix.engine.network.crossfit import NetworkFit
-from snrmix.engine.network.heads import Fitted
-from snrmix.engine.network.targets import Targets
 from snrmix.engine.options import Training
-from snrmix.engine.section import Section
-from snrmix.images.encoder import Encoder, on_device, probe
+from snrmix.images.encoder import Encoder
 from snrmix.images.encoders import resolve_encoder
-from snrmix.model.encoding import Encoding, adapted_scales, describe_encoding
-from snrmix.model.networks import Seen, held_out_of, lean, mean_gap, network_pearson, one_network
+from snrmix.model.encoding import Encoding, describe_encoding
+from snrmix.model.networks import Seen, held_out_of, network_pearson, unseen, with_measured
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
@@ -45,8 +37,8 @@ DEFAULTS = {
     if name not in (*OUTPUT, *TUNING, "training")
 }
 READING = tuple(name for name in inspect.signature(read_source).parameters if name in DEFAULTS)
+ASKED = tuple(name for name in inspect.signature(read_options).parameters if name in DEFAULTS and name != "encoder")
 TRAINING = tuple(field.name for field in fields(Training))
-FOLDS = 5  # of the measured spots of another section, where the model was fitted with a single split
 
 
 class SNRMix:
@@ -95,7 +87,7 @@ class SNRMix:
                     f"snrmix.tl.impute, but for its output: {listing(known, 50)}."
                 )
         self.options = {**DEFAULTS, **options}
-        self._options()
+        self._checked()
         self._network: NetworkFit | None = None
         self._encoder: Encoder | None = None
         self._has_own_encoder = self._is_loaded = False
@@ -127,7 +119,7 @@ class SNRMix:
         if self._is_loaded:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
         options = self.options
-        checked = self._options(options["encoder"])
+        checked = self._checked(options["encoder"])
         source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
         part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
         settings = part.settings(checked)
@@ -135,7 +127,7 @@ class SNRMix:
         section, encoder = part.section(features), checked.encoder
         fit = fit_section(section, part.folds, settings)
 
-        self._network, self._encoder = lean(fit.network), encoder
+        self._network, self._encoder = NetworkFit.from_arrays(fit.network.to_arrays()), encoder
         self._has_own_encoder = encoder is not None and not isinstance(options["encoder"], str | os.PathLike)
         self.encoding = describe_encoding(features, part.sites, options["use_rep"])
         self._seen = Seen(site_hashes(part.sites)[part.measured], held_out_of(part.folds, section))
@@ -195,10 +187,12 @@ class SNRMix:
         self._check_units(part.expression.input_units)
         features, colour = self._features(table, sites)
         predicted = network.predict(features)
-        own = self._unseen(sites, part.measured, features, predicted)
+        own = unseen(network, self._seen, sites, part.measured, features, predicted)
         section = part.section(Features(features, colour))
         columns = np.searchsorted(self.genes, np.asarray(table.var_names[part.expression.columns], dtype=str))
-        predicted[:, columns] = self._with_measured(section, own[:, columns], predicted[:, columns])
+        how = {"seed": self.options["random_state"], "device": self._device()}
+        how |= {name: self.options[name] for name in ("n_folds", "kriging")}
+        predicted[:, columns] = with_measured(section, own[:, columns], predicted[:, columns], **how)
         return sites.to_rows(np.maximum(predicted, 0))
 
     def save(self, folder, *, overwrite: bool = False) -> None:
@@ -217,22 +211,12 @@ class SNRMix:
             When the model is not fitted, or the folder holds something already. What is there stays as it is.
         """
         network = self._fitted()
-        arrays = {f"network.{name}": values.numpy() for name, values in network.fitted.weights.items()}
-        arrays |= {
-            "targets.mean": np.stack([target.mean for target in network.targets]),
-            "targets.scale": np.array([target.scale for target in network.targets], float),
-            "encoder_probe": self.encoding.probe,
-            "seen.spots": self._seen.spots,
-            "seen.held_out": self._seen.held_out,
-        }
-        if network.targets[0].basis is not None:
-            arrays["targets.basis"] = np.stack([target.basis for target in network.targets])
-        encoding = {f.name: plain(getattr(self.encoding, f.name)) for f in fields(Encoding) if f.name != "probe"}
+        arrays = network.to_arrays() | self.encoding.to_arrays() | self._seen.to_arrays()
         record = {
             "versions": versions(),
             "genes": self.genes.tolist(),
             "input_units": self._input_units,
-            "encoding": encoding,
+            "encoding": self.encoding.to_record(),
             "has_own_encoder": self._has_own_encoder,
             "options": plain(self.options),
             "scores": table_to_record(self.scores),
@@ -264,7 +248,7 @@ class SNRMix:
             raise ValueError(f"the model in {str(folder)!r} is damaged ({error!r}); save it again.") from error
         if encoder is not None:
             model._encoder = resolve_encoder(encoder)
-            model._check_encoder()
+            model.encoding.check(model._encoder, model._device())
         elif model._has_own_encoder:
             raise ValueError(
                 f"the model was fitted with an encoder of your own, {model.encoding.encoder!r}, which is not stored: pass "
@@ -273,75 +257,31 @@ class SNRMix:
         return model
 
     def _restore(self, arrays: dict[str, np.ndarray], record: dict) -> None:
-        weights = {
-            name.removeprefix("network."): torch.from_numpy(values)
-            for name, values in arrays.items()
-            if name.startswith("network.")
-        }
-        means, scales, outputs = arrays["targets.mean"], arrays["targets.scale"], weights["head_bias"].shape[-1]
-        bases, empty = arrays.get("targets.basis", [None] * len(means)), np.empty((0, outputs), np.float32)
-        targets = [Targets(empty, *each) for each in zip(means, scales.tolist(), bases, strict=True)]
-        unknown_sides = record["encoding"]["sides_um"] is None
-        self._network = lean(NetworkFit(Fitted(weights, [], {}), targets, empty))
-        self.encoding = Encoding(
-            **{
-                **record["encoding"],
-                "probe": arrays["encoder_probe"],
-                "scales": tuple(record["encoding"]["scales"]),
-                "sides_um": None if unknown_sides else tuple(record["encoding"]["sides_um"]),
-            }
-        )
-        self._seen = Seen(arrays["seen.spots"], arrays["seen.held_out"])
+        self._network, self._seen = NetworkFit.from_arrays(arrays), Seen.from_arrays(arrays)
+        self.encoding = Encoding.from_saved(arrays, record["encoding"])
         self.genes, self._input_units = np.array(record["genes"], dtype=str), record["input_units"]
         self.units = UNITS[self._input_units]
         self.scores, self.gene_scores = (table_of_record(record[name]) for name in ("scores", "gene_scores"))
         self.options, self._is_loaded, self._has_own_encoder = record["options"], True, record["has_own_encoder"]
 
-    def _options(self, encoder=None) -> Options:
-        """What was said, checked."""
-        names = [name for name in inspect.signature(read_options).parameters if name in self.options]
-        wanted = [name for name in TRAINING if name not in names and self.options.get(name) is not None]
-        training = {name: self.options[name] for name in wanted}
-        given = {name: self.options[name] for name in names}
-        return read_options(**{**given, "encoder": encoder, "share": True, "training": training})
+    def _checked(self, encoder=None) -> Options:
+        """The options, checked; without ``encoder`` none is resolved."""
+        asked = {name: self.options[name] for name in ASKED}
+        training = {name: self.options[name] for name in TRAINING if self.options.get(name) is not None}
+        return read_options(**asked, encoder=encoder, share=True, training=training)
 
     def _fitted(self) -> NetworkFit:
         if self._network is None:
             raise ValueError("the model is not fitted; call fit(data, measured=...) first, or SNRMix.load(folder).")
         return self._network
 
-    def _features(self, table, sites: Sites) -> tuple[np.ndarray, np.ndarray]:
-        """Features of all sites, made as those that the networks were trained on, and which are of colour."""
-        use_rep = self.encoding.use_rep
-        if use_rep is not None:
-            features = read_representation(table, use_rep, sites.order)
-            if features.shape[1] != self.encoding.width:
-                raise ValueError(
-                    f"obsm[{use_rep!r}] has {features.shape[1]} features, and the model was fitted to {self.encoding.width}: "
-                    "make them in the same way."
-                )
-            return features, np.zeros(self.encoding.width, bool)
-        self._encoder = self._encoder or resolve_encoder(self.options["encoder"])
-        self._check_encoder()
-        parts = []
-        for code, scales in enumerate(adapted_scales(self.encoding, sites)):
-            _, own = restrict_sites(sites, [code])
-            embedding = compute_embedding(own, self._encoder, scales, self._device(), read_cache(table, own))
-            parts.append(embedding.features)
-        return np.concatenate(parts), embedding.colour_columns  # sites are sorted by library
-
-    def _check_encoder(self) -> None:
-        with on_device(self._encoder.function, self._device()):
-            found = probe(self._encoder, self._device())
-        if not same_encoder(self.encoding.probe, found):
-            raise ValueError(
-                f"encoder {self._encoder.name!r} is not the one that the model was fitted with, "
-                f"{self.encoding.encoder!r}: it makes other features of the same patches. Pass that one to "
-                "SNRMix.load(folder, encoder=...)."
-            )
-
     def _device(self) -> str:
         return choose_device(self.options["accelerator"])
+
+    def _features(self, table, sites: Sites) -> tuple[np.ndarray, np.ndarray]:
+        if self.encoding.use_rep is None and self._encoder is None:
+            self._encoder = resolve_encoder(self.options["encoder"])
+        return self.encoding.features(table, sites, self._encoder, self._device())
 
     def _check_units(self, units: str) -> None:
         if units != self._input_units:
@@ -349,47 +289,3 @@ class SNRMix:
                 f"the measured expression looks like {units}, and the model was fitted to {self._input_units}: pass layer= "
                 f"with {self._input_units}, or units={self._input_units!r} if that is what it is."
             )
-
-    def _unseen(self, sites: Sites, measured: np.ndarray, features: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Predictions for measured spots, those trained on from the networks that held them out, as in a cross-fit."""
-        own, place = predicted[measured], self._seen.find(sites)[measured]
-        held_out = self._seen.held_out[:, place] & (place >= 0)
-        known = np.flatnonzero(held_out.any(0))
-        trained = int((place >= 0).sum()) - len(known)
-        if trained:
-            logger.warning(
-                "%d of the measured spots were trained on by every network, and values there are too good: fit with "
-                "n_folds=2 or more, or use snrmix.tl.impute.", trained,
-            )  # fmt: skip
-        if not len(known):
-            return own
-        own[known] = 0
-        for k, rows in enumerate(held_out):
-            own[rows] += one_network(self._network, k).predict(features[measured[rows]])
-        own[known] /= held_out.sum(0)[known, None]
-        return own
-
-    def _with_measured(self, section: Section, own: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Stack networks and kriging, shape (n, genes): out-of-fold at measured sites.
-
-        Parameters
-        ----------
-        section
-            Genes that were seen in enough of its measured spots.
-        own, predicted
-            Of the networks, at measured sites and at all.
-        """
-        n, options = len(section.measured), self.options
-        count = min(options["n_folds"] if options["n_folds"] > 1 else FOLDS, n // 2)
-        rng = np.random.default_rng(options["random_state"])
-        folds = make_folds(section.positions, section.library, section.measured, count, 1, rng)
-        gap, out_of_fold = section.expression - own, np.empty_like(own)
-        for fold in folds:
-            out_of_fold[fold.held_out] = own[fold.held_out] + mean_gap(gap[fold.train])
-        members = {"network": Member(out_of_fold, predicted[section.unmeasured] + mean_gap(gap))}
-        if options["kriging"]:
-            kriged = krige_section(section, finer(folds, n), self._device())
-            members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
-        result = np.empty_like(predicted)
-        _, result[section.measured], result[section.unmeasured] = stack_members(section, folds, np.arange(n), members)
-        return result

@@ -1,19 +1,23 @@
-"""Networks that are kept: what they were fitted to, one of them, corrections of their mean."""
+"""Networks that are kept: what they were fitted to, and what they and measured spots say of another section."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from snrmix._log import logger
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.sites import Sites
-from snrmix.engine.fit import SectionFit
-from snrmix.engine.folds import Fold
+from snrmix.engine.fit import Member, SectionFit, finer, stack_members
+from snrmix.engine.folds import Fold, make_folds
+from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
-from snrmix.engine.network.heads import Fitted
 from snrmix.engine.scores.metrics import pearson
 from snrmix.engine.section import Section
+
+FOLDS = 5  # of the measured spots of another section, where the model was fitted with a single split
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,15 @@ class Seen:
 
     spots: np.ndarray
     held_out: np.ndarray
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays by name."""
+        return {"seen.spots": self.spots, "seen.held_out": self.held_out}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Seen:
+        """What `to_arrays` gave."""
+        return cls(arrays["seen.spots"], arrays["seen.held_out"])
 
     def find(self, sites: Sites) -> np.ndarray:
         """Which of these spots each site is, shape (n,); -1 for others."""
@@ -67,13 +80,63 @@ def network_pearson(section: Section, fit: SectionFit) -> np.ndarray:
     return np.mean([pearson(section.expression[some], fit.network.out_of_fold[some]) for some in rows], axis=0)
 
 
-def lean(network: NetworkFit) -> NetworkFit:
-    """The networks without what refers to the spots that they were fitted to."""
-    targets = [replace(target, values=target.values[:0].copy()) for target in network.targets]
-    return NetworkFit(Fitted(network.fitted.weights, [], {}), targets, np.empty((0, len(targets[0].mean)), np.float32))
+def unseen(
+    network: NetworkFit, seen: Seen, sites: Sites, measured: np.ndarray, features: np.ndarray, predicted: np.ndarray
+) -> np.ndarray:
+    """Predictions for measured spots, those trained on from the networks that held them out, as in a cross-fit.
+
+    Parameters
+    ----------
+    measured
+        Indices of the measured sites.
+    features, predicted
+        Of all sites: shape (n, d), and (n, genes) of all networks together.
+    """
+    own, place = predicted[measured], seen.find(sites)[measured]
+    held_out = seen.held_out[:, place] & (place >= 0)
+    known = np.flatnonzero(held_out.any(0))
+    trained = int((place >= 0).sum()) - len(known)
+    if trained:
+        logger.warning(
+            "%d of the measured spots were trained on by every network, and values there are too good: fit with n_folds=2 "
+            "or more, or use snrmix.tl.impute.", trained,
+        )  # fmt: skip
+    if not len(known):
+        return own
+    own[known] = 0
+    for k, rows in enumerate(held_out):
+        own[rows] += network.one(k).predict(features[measured[rows]])
+    own[known] /= held_out.sum(0)[known, None]
+    return own
 
 
-def one_network(network: NetworkFit, k: int) -> NetworkFit:
-    """One of the networks."""
-    weights = {name: values[k : k + 1] for name, values in network.fitted.weights.items()}
-    return NetworkFit(Fitted(weights, [], {}), [network.targets[k]], network.out_of_fold)
+def with_measured(
+    section: Section, own: np.ndarray, predicted: np.ndarray, *, n_folds: int, seed: int, kriging: bool, device: str
+) -> np.ndarray:
+    """Stack networks and kriging, shape (n, genes): out-of-fold at measured sites.
+
+    Parameters
+    ----------
+    section
+        Genes that were seen in enough of its measured spots.
+    own, predicted
+        Of the networks, at measured sites and at all.
+    n_folds, seed
+        Of its measured spots; with one fold, as a model with a single split has it, there are `FOLDS`.
+    kriging
+        Whether it is part of it.
+    """
+    n = len(section.measured)
+    count = min(n_folds if n_folds > 1 else FOLDS, n // 2)
+    rng = np.random.default_rng(seed)
+    folds = make_folds(section.positions, section.library, section.measured, count, 1, rng)
+    gap, out_of_fold = section.expression - own, np.empty_like(own)
+    for fold in folds:
+        out_of_fold[fold.held_out] = own[fold.held_out] + mean_gap(gap[fold.train])
+    members = {"network": Member(out_of_fold, predicted[section.unmeasured] + mean_gap(gap))}
+    if kriging:
+        kriged = krige_section(section, finer(folds, n), device)
+        members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
+    result = np.empty_like(predicted)
+    _, result[section.measured], result[section.unmeasured] = stack_members(section, folds, np.arange(n), members)
+    return result

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+
 BLUE, GREY, INK = "#31688e", "#b9b9b9", "#333333"
+
+FIGURE = """show
+    Show the figure and return ``None``; by default only in a notebook.
+save
+    Path to write the figure to.
+
+Returns
+-------
+matplotlib.figure.Figure
+    Unless it was shown."""
+
+
+def draws(function):
+    """Write what all functions that draw have in common into their docstrings, in place of ``{figure}``."""
+    if function.__doc__ is not None:  # python -OO
+        function.__doc__ = inspect.cleandoc(function.__doc__).replace("{figure}", FIGURE)
+    return function
 
 
 def finish(figure, show: bool | None, save):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.sites import Sites, read_sites
+from snrmix.images.arrays import is_image
 from snrmix.images.source import SectionImage
 
 BACKDROP_PX = 1200  # the image is drawn with about this many pixels along the tissue
@@ -99,7 +99,7 @@ def read_scene(data, *, library: str | None, image, **where) -> Scene:
 
 def _read_sites(data, image, where: dict) -> Sites:
     if not isinstance(image, bool | np.bool_):
-        if not (isinstance(image, str | Path | Mapping) or hasattr(image, "shape")):
+        if not (isinstance(image, Mapping) or is_image(image)):
             raise TypeError(
                 f"image={image!r} must be True, False, a path, an array (y, x, channels), or a dict of these by library."
             )

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
 
 
+@draws
 def benchmark(result: pd.DataFrame, *, reference: str | None = None, show: bool | None = None, save=None):
     """Draw how much larger the error of each method is than that of the reference, on the same spots.
 
@@ -18,15 +19,7 @@ def benchmark(result: pd.DataFrame, *, reference: str | None = None, show: bool 
         Of `snrmix.tl.benchmark`, or a part of it.
     reference
         As in `snrmix.tl.summarise`: ``"snrmix"`` unless it is not there.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------

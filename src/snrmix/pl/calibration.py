@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
 
 PANELS = {
     "distance": ("by distance to the nearest measured spot", ("nearest", "farthest")),
@@ -11,6 +11,7 @@ PANELS = {
 }
 
 
+@draws
 def calibration(
     data,
     held_out="measured_held_out",
@@ -38,15 +39,7 @@ def calibration(
         The ``key_added`` of `snrmix.tl.impute`.
     layer, table_key, library_key
         As in `snrmix.tl.coverage`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------

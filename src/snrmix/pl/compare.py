@@ -11,7 +11,7 @@ from snrmix.data.genes import missing_genes
 from snrmix.data.lattice import nearest_distance
 from snrmix.data.results import MEASURED, SD, Result
 from snrmix.data.table import matrix_of
-from snrmix.pl._figure import GREY, INK, finish
+from snrmix.pl._figure import GREY, INK, draws, finish
 from snrmix.pl._scene import Scene, read_scene
 
 PANEL_INCHES = 3.3
@@ -26,6 +26,7 @@ SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
 EXPRESSION_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
+@draws
 def compare(
     data,
     gene,
@@ -71,15 +72,7 @@ def compare(
         1.3 from 10,000 spots on, where ``None``.
     table_key, library_key, image_key
         As in `snrmix.tl.impute`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------

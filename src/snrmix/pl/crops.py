@@ -11,7 +11,7 @@ from snrmix.data.embedding import DEFAULT_SCALES, check_scales
 from snrmix.data.sites import Sites, patch_sides, read_sites
 from snrmix.images.crops import read_crops
 from snrmix.images.source import Level, SectionImage, patch_pixels
-from snrmix.pl._figure import GREY, INK, finish
+from snrmix.pl._figure import GREY, INK, draws, finish
 from snrmix.pl._scene import Scene, choose_library, scene_on_image
 
 CROP_INCHES = 1.35
@@ -19,6 +19,7 @@ SECTION_INCHES = (3.5, 6.5)  # its least and its greatest width
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#000000")  # told apart by all (Okabe and Ito 2008)
 
 
+@draws
 def crops(
     data,
     *,
@@ -56,15 +57,7 @@ def crops(
         As in `snrmix.tl.impute`.
     library
         The library to draw; needed when there are several.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown. Above each column stand the side of its crops and how many pixels of the image they have
+    {figure} Above each column stand the side of its crops and how many pixels of the image they have
         along it, before they are resized.
 
     Raises

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix.data.results import Result
-from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute again; it scores every gene on held-out spots"
 
 
+@draws
 def gene_scores(
     data, *, key: str = "snrmix", n: int = 8, table_key: str | None = None, show: bool | None = None, save=None
 ):
@@ -23,15 +24,7 @@ def gene_scores(
         How many of the best and of the worst genes to name.
     table_key
         As in `snrmix.tl.impute`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------

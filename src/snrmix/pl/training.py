@@ -4,11 +4,12 @@ import numpy as np
 
 from snrmix._names import listing
 from snrmix.data.results import Result
-from snrmix.pl._figure import BLUE, GREY, INK, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
 
 CURVES = {"train_loss": "training loss", "validation_mse": "held-out squared error"}
 
 
+@draws
 def training(data, *, key: str = "snrmix", table_key: str | None = None, show: bool | None = None, save=None):
     """Draw how the networks were trained: a thin line per fold, their mean, and the epoch each was taken from.
 
@@ -20,15 +21,7 @@ def training(data, *, key: str = "snrmix", table_key: str | None = None, show: b
         The ``key_added`` of `snrmix.tl.impute`.
     table_key
         As in `snrmix.tl.impute`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix.data.results import Result
-from snrmix.pl._figure import GREY, INK, finish, open_axes
+from snrmix.pl._figure import GREY, INK, draws, finish, open_axes
 
 REMEDY = "run snrmix.tl.impute with kriging, which weighs it against the network gene by gene"
 
 
+@draws
 def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bool | None = None, save=None):
     """Draw what each gene's prediction rests on: the weight of the network against that of kriging.
 
@@ -19,15 +20,7 @@ def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bo
         The ``key_added`` of `snrmix.tl.impute`.
     table_key
         As in `snrmix.tl.impute`.
-    show
-        Show the figure and return ``None``; by default only in a notebook.
-    save
-        Path to write the figure to.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Unless it was shown.
+    {figure}
 
     Raises
     ------

@@ -12,7 +12,7 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix.data.embedding import EmbeddingPlan
-from snrmix.engine.kriging.krige import EXACT_SPOTS
+from snrmix.engine.kriging.krige import is_exact
 from snrmix.engine.network.heads import MOST_STEPS
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
 from snrmix.engine.options import Training
@@ -25,6 +25,7 @@ BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
 KRIGING_WORK = 6e7  # per site, in products of a matrix product: many small systems
 PATCH_SECONDS = 0.5e-3  # to read and resize a patch, beside what the encoder takes
+PASSES = 9  # of a spot that is trained on: forward and backward, of itself, its partner and their mixture
 FEWEST_GENES = 20  # an advice of fewer would be of no use
 
 
@@ -54,6 +55,8 @@ class Run:
         Whether kriging is part of it.
     largest
         Share of the sites that the largest model sees.
+    tuning_seconds
+        Time that the encoder takes for a patch, where it is fine-tuned; 0: it is not.
     """
 
     sites: int
@@ -69,6 +72,7 @@ class Run:
     epochs: int = 80
     kriging: bool = True
     largest: float = 1.0
+    tuning_seconds: float = 0.0
 
     @classmethod
     def of_embedding(cls, plan: EmbeddingPlan) -> Run:
@@ -117,13 +121,21 @@ class Run:
         inputs = self.features / 2  # dropout leaves half of them
         step = 3 * min(batch, self.measured / wanted) * hidden * (2 * inputs + 3 * self.outputs)
         judged = self.measured / self.networks * hidden * (self.features + self.outputs)
-        work = self.epochs * self.networks * (steps * step + judged) if self.features else 0.0
-        if self.kriging and self.measured <= EXACT_SPOTS:
+        is_frozen = self.features and not self.tuning_seconds
+        work = self.epochs * self.networks * (steps * step + judged) if is_frozen else 0.0
+        if self.kriging and is_exact(self.measured, self.sites - self.measured):
             work += 5 * (self.folds + 1) * float(self.measured) ** 3
         elif self.kriging:
             work += KRIGING_WORK * self.sites
         work += 100.0 * self.sites * self.genes * self.folds  # baselines, scores, intervals
-        return self.patches * self.patch_seconds + work / speed
+        return self.patches * self.patch_seconds + self.passes * self.tuning_seconds + work / speed
+
+    @property
+    def passes(self) -> float:
+        """Patches that pass the encoder while it is fine-tuned, a backward pass counted as two."""
+        held_out = self.measured / max(self.folds, 2)
+        epoch = PASSES * (self.measured - held_out) + held_out
+        return self.scales * (self.networks * (self.epochs * epoch + self.sites - self.measured) + self.measured)
 
 
 def machine_speed(size: int = 1024) -> float:
@@ -149,7 +161,8 @@ def announce(run: Run) -> None:
             f"about {run.bytes / 1e9:.1f} GB of memory are needed for {run.subject}, and {free / 1e9:.1f} GB are free. "
             f"What would fit: {', '.join(fitting_ways(run, free))}."
         )
-    seconds = run.seconds(machine_speed()) if run.sites * max(run.genes, 1) > 1e6 or run.patches > 1000 else 0.0
+    is_long = run.sites * max(run.genes, 1) > 1e6 or run.patches > 1000 or run.tuning_seconds > 0
+    seconds = run.seconds(machine_speed()) if is_long else 0.0
     if seconds > LONG:
         logger.info(
             "%s: about %.1f GB of memory (%.1f GB free) and %s on this machine.",

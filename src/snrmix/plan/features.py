@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from snrmix.data.embedding import Embedding, plan_embedding
+from snrmix.data.embedding import Embedding, patch_seconds, plan_embedding
 from snrmix.data.embedding_cache import read_cache
 from snrmix.data.sites import patch_sides
 from snrmix.engine.patches import PatchStore
+from snrmix.images.encoder import on_device
 from snrmix.plan.cost import Run, announce
 from snrmix.plan.options import Options
 from snrmix.plan.patches import read_patches
@@ -65,10 +66,13 @@ def read_features(source: Source, options: Options, run: Run) -> Features:
     plan = plan_embedding(
         sites, options.encoder, options.scales, options.settings.device, read_cache(source.table, sites)
     )
-    announce(run.with_embedding(plan))
-    patches = None
-    if options.finetuning is not None:
-        size = options.finetuning.size or options.encoder.size
-        patches = read_patches(sites, patch_sides(sites, options.scales), size, options.finetuning.folder)
+    run, patches, tuning = run.with_embedding(plan), None, options.finetuning
+    if tuning is None:
+        announce(run)
+    else:
+        encoder, device = replace(options.encoder, size=tuning.size or options.encoder.size), options.settings.device
+        with on_device(encoder.function, device):
+            announce(replace(run, tuning_seconds=patch_seconds(encoder, device)))
+        patches = read_patches(sites, patch_sides(sites, options.scales), encoder.size, tuning.folder)
     embedding = plan.embed()
     return Features(embedding.features, embedding.colour_columns, embedding, patches)

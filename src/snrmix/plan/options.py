@@ -18,6 +18,7 @@ from snrmix.engine.options import Finetuning, Training
 from snrmix.engine.patches import check_folder
 from snrmix.images.encoder import Encoder
 from snrmix.images.encoders import resolve_encoder
+from snrmix.plan.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_options(
     *, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, use_rep: str | None = None, share: bool = False, mix="snr",
     losses: Losses | None = None, kriging: bool = True, n_folds: int = 5, n_repeats: int = 1, validation=0.2,
     random_state: int = 0, accelerator: str = "auto", finetune=False, finetuning: Finetuning | None = None,
-    training: Mapping = {},
+    training: Mapping = {}, preset: str | None = None,
 ) -> Options:  # fmt: skip
     """Check what can be checked without data; parameters are those of `snrmix.tl.impute`, and their defaults.
 
@@ -67,6 +68,8 @@ def read_options(
         ``None``: it is wanted later.
     training
         Fields of `snrmix.Training`, or with ``finetune`` of `snrmix.Finetuning`, by name. ``max_epochs`` may be ``None``.
+    preset
+        Where some of these come from: its mixing is no choice of the user's.
 
     Raises
     ------
@@ -89,9 +92,16 @@ def read_options(
         how = training_options(training)
         check_pixels(mixing)
     settings = Settings(mixing, losses, how, kriging, seed, device, encoder and encoder.function)
-    return Options(
-        settings, encoder, scales, share, n_folds, n_repeats, validation, k_is_chosen=not isinstance(mix, str)
-    )
+    is_own_mix = not isinstance(mix, str) and (preset is None or mix is not PRESETS[preset]["mix"])
+    return Options(settings, encoder, scales, share, n_folds, n_repeats, validation, k_is_chosen=is_own_mix)
+
+
+def complete(given: Mapping) -> dict[str, object]:
+    """Arguments of a call, completed by what its ``finetuning`` says of early stopping and device where they do not."""
+    finetuning = given.get("finetuning")
+    if not isinstance(finetuning, Finetuning):
+        return dict(given)
+    return {**{name: getattr(finetuning, name) for name in ("early_stopping", "accelerator", "devices")}, **given}
 
 
 def finetuning_options(

@@ -110,12 +110,20 @@ def _longer_obs(data, table, sites: Sites, added: Added, library_key: str | None
             known = column.iloc[like]
         elif name == attrs.get("instance_key"):
             known = pd.Series(new_instances(data, column, added))
-        elif name == "in_tissue" and column.dtype.kind in "biu":
-            known = pd.Series(np.ones(len(added)), dtype=column.dtype)
+        elif name == "in_tissue":
+            known = _on_tissue(column, len(added))
         elif column.dtype == bool or column.dtype == "boolean":
             known = pd.Series(np.zeros(len(added), bool), dtype=column.dtype)
         columns[name] = column.reindex(names) if known is None else pd.concat([column, known]).set_axis(names)
     return pd.DataFrame(columns, index=names)
+
+
+def _on_tissue(column: pd.Series, m: int) -> pd.Series | None:
+    """``m`` times what stands for 1 in ``in_tissue``, a column of any type; ``None``: nothing can be told."""
+    numbers = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(float, na_value=np.nan)
+    if (numbers == 1).any():
+        return column.iloc[np.full(m, np.argmax(numbers == 1))]
+    return pd.Series(np.ones(m)).astype(column.dtype) if pd.api.types.is_numeric_dtype(column) else None
 
 
 def _stored_positions(table: AnnData, sites: Sites, added: Added) -> np.ndarray:

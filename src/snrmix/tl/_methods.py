@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from snrmix.engine.fit import SectionFit, Settings, far_apart
+from snrmix.engine.fit import SectionFit, Settings
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import MIXINGS, Mixing
@@ -37,15 +37,15 @@ class Case:
         Indices of the sites to predict, ascending.
     settings
         As for `snrmix.engine.fit.fit_section`.
-    named_mixing
-        Whether the mixing was chosen by name, so that its number of neighbours may be lowered for a small section.
+    k_is_chosen
+        Whether the user chose how many neighbours are mixed with: if not, a small section lowers it.
     """
 
     part: Part
     features: Features
     hidden: np.ndarray
     settings: Settings
-    named_mixing: bool
+    k_is_chosen: bool
 
     @cached_property
     def section(self) -> Section:
@@ -70,7 +70,7 @@ class Case:
     @property
     def mixing(self) -> Mixing:
         """The default mixing."""
-        return settle_neighbours(self.settings.mixing, self.folds, chosen=not self.named_mixing)
+        return settle_neighbours(self.settings.mixing, self.folds, self.k_is_chosen)
 
     def network(self, mixing: Mixing | None = None) -> np.ndarray:
         """Predictions of the networks with a mixing strategy, by default that of the settings."""
@@ -123,8 +123,8 @@ def _ridge(case: Case) -> np.ndarray:
 
 
 def _kriging(case: Case) -> np.ndarray:
-    section = far_apart(case.section) if case.part.elsewhere else case.section
-    return case.at_hidden(krige_section(section, [], case.settings.device).predicted)
+    kriged = krige_section(case.section, [], case.settings.device, apart=case.part.elsewhere)
+    return case.at_hidden(kriged.predicted)
 
 
 def _network(case: Case, mixing: str | None = None) -> np.ndarray:

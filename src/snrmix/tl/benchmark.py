@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
@@ -15,9 +14,9 @@ from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
 from snrmix.engine.losses import Losses
 from snrmix.engine.scores.metrics import gene_scores
-from snrmix.plan.features import read_features
+from snrmix.plan.features import Features, read_features
 from snrmix.plan.hold_out import Split
-from snrmix.plan.options import read_options
+from snrmix.plan.options import Options, read_options
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.source import Source, read_source
 from snrmix.tl._methods import Case, Method, available_methods
@@ -25,6 +24,8 @@ from snrmix.tl.summarise import OURS, _Summary, summarise
 
 SPLIT_OPTIONS = tuple(field.name for field in fields(Split))
 NOT_OPTIONS = ("kriging", "fill", "key_added", "copy")
+READING = ("units", "image", "image_key", "um_per_px", "use_rep")  # of the object, beside those of the call itself
+ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
 
 def benchmark(
@@ -110,35 +111,31 @@ def benchmark(
     >>> snrmix.pl.benchmark(result)
     """
     wanted, splits = _read_splits_and_methods(splits, methods)
-    reading, fitting, training = _sort_options(options)
-    where = {"library_key": library_key, "table_key": table_key}
-    options = read_options(
+    reading, given = _sort_options(options)
+    checked = read_options(
         share=share, mix=mix, losses=losses, n_folds=n_folds, n_repeats=n_repeats, validation=validation,
-        random_state=random_state, accelerator=accelerator, training=training, **fitting,
+        random_state=random_state, accelerator=accelerator, **given,
     )  # fmt: skip
+    where = {"library_key": library_key, "table_key": table_key}
     is_measured = read_measured(read_table(data, table_key), measured, layer)
     sites = read_sites(data, measured=is_measured, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))
     source = read_source(data, measured=kept, layer=layer, genes=genes, **where, **reading)
-    parts = plan_models(source, options)  # of the first split: what cannot be is refused before anything is embedded
-    features = read_features(source, options, run_of(source, options, parts))
-    if features.values.shape[1] == 0:
+    if not source.has_features:
         wanted = _without_image(wanted, drop=methods is None)
     elif methods is None:
         wanted.pop(f"network ({mix})" if isinstance(mix, str) else "", None)  # the same as "network"
+    parts = plan_models(source, checked)  # of the first split: what cannot be is refused before anything is embedded
+    features = read_features(source, checked, run_of(source, checked, parts))
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():
         source = replace(source, is_measured=(is_measured & ~hidden)[source.sites.order])
-        parts = plan_models(source, options)
-        cases = [
-            Case(part, features, _sites_of(part, hidden), options.settings, isinstance(mix, str)) for part in parts
-        ]
-        by_case = [_compare(case, source, wanted, name) for case in cases if len(case.hidden)]
-        rows += [_join([one for tables in by_case for one in tables[method]]) for method in wanted]
+        tables = _run_split(source, features, hidden, checked, wanted, name)
         n_measured, n_hidden = int(source.is_measured.sum()), int(hidden.sum())
-        sizes[name] = {"n_measured": n_measured, "n_hidden": n_hidden, "n_genes": len(rows[-1])}
-        logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(rows[-len(wanted) :]))
+        sizes[name] = {"n_measured": n_measured, "n_hidden": n_hidden, "n_genes": len(tables[-1])}
+        logger.info("%s: MSE as a share of the mean's: %s.", name, _in_words(tables))
+        rows += tables
     result = pd.concat(rows, ignore_index=True)
     for column in ("split", "method"):
         result[column] = pd.Categorical(result[column], result[column].unique())
@@ -198,18 +195,15 @@ def _name_split(split: Mapping) -> str:
     return f"{kind} {share}{blocks}, seed {split.get('random_state', 0)}"
 
 
-def _sort_options(options: dict) -> tuple[dict, dict, dict]:
-    """Options that say how to read the object, those of the features, and those of the training."""
+def _sort_options(options: dict) -> tuple[dict, dict]:
+    """Options for `read_source` and for `read_options`; what neither knows is one of the training."""
     for name in NOT_OPTIONS:
         if name in options:
             raise TypeError(f"benchmark() has no {name}=; choose with methods= what to compare.")
-    reading = [name for name in inspect.signature(read_source).parameters if name not in ("data", "need_features")]
-    fitting = [name for name in ("encoder", "scales", "use_rep") if name in options]
-    return (
-        {name: value for name, value in options.items() if name in reading},
-        {name: options[name] for name in fitting},
-        {name: value for name, value in options.items() if name not in (*reading, *fitting)},
-    )
+    reading = {name: value for name, value in options.items() if name in READING}
+    asked = {name: value for name, value in options.items() if name in ASKED}
+    training = {name: value for name, value in options.items() if name not in (*READING, *ASKED)}
+    return reading, {**asked, "training": training}
 
 
 def _without_image(methods: dict[str, Method], drop: bool) -> dict[str, Method]:
@@ -218,6 +212,16 @@ def _without_image(methods: dict[str, Method], drop: bool) -> dict[str, Method]:
     if impossible and not drop:
         raise KeyError(f"there is no image, and {listing(impossible)} need one: pass image= or use_rep=.")
     return {name: method for name, method in methods.items() if not method.needs_image}
+
+
+def _run_split(
+    source: Source, features: Features, hidden: np.ndarray, options: Options, methods: dict[str, Method], split: str
+) -> list[pd.DataFrame]:
+    """Scores at the hidden spots, a table per method; ``hidden`` is in the order of the table."""
+    parts = plan_models(source, options)
+    cases = [Case(part, features, _sites_of(part, hidden), options.settings, options.k_is_chosen) for part in parts]
+    by_case = [_compare(case, source, methods, split) for case in cases if len(case.hidden)]
+    return [_join([one for tables in by_case for one in tables[method]]) for method in methods]
 
 
 def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:

@@ -17,25 +17,25 @@ from snrmix.engine.losses import Losses
 from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
 from snrmix.plan.features import Features, read_features
-from snrmix.plan.options import read_options
+from snrmix.plan.options import complete, read_options
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
 from snrmix.plan.source import Source, read_source
 from snrmix.tl.write import Model, library_scores, overall, write
 
 
-def takes_preset(function):
-    """Let a call name a preset: its arguments are those of the call where that does not give them."""
+def completed(function):
+    """Let arguments that a call does not give come from its preset, or from its ``finetuning``."""
 
     @wraps(function)
     def call(data, **given):
         preset = given.get("preset")
-        return function(data, **(given if preset is None else apply_preset(preset, given)))
+        return function(data, **complete(given if preset is None else apply_preset(preset, given)))
 
     return call
 
 
-@takes_preset
+@completed
 def impute(
     data,
     *,
@@ -205,7 +205,7 @@ def impute(
     options = read_options(
         encoder=encoder, scales=scales, use_rep=use_rep, share=share, mix=mix, losses=losses, kriging=kriging,
         n_folds=n_folds, n_repeats=n_repeats, validation=validation, random_state=random_state, accelerator=accelerator,
-        finetune=finetune, finetuning=finetuning, training=training,
+        finetune=finetune, finetuning=finetuning, training=training, preset=preset,
     )  # fmt: skip
     check_output(read_table(data, table_key), fill, key_added)
     source = read_source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,29 @@ class NetworkFit:
             for target, output in zip(self.targets, outputs, strict=True):
                 total[rows] += target.to_genes(output)
         return total / len(self.targets)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """What a prediction needs, by name: nothing that refers to the spots that were fitted to."""
+        targets = [target.to_arrays() for target in self.targets]
+        stacked = {f"targets.{name}": np.stack([one[name] for one in targets]) for name in targets[0]}
+        return {f"network.{name}": values for name, values in self.fitted.to_arrays().items()} | stacked
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> NetworkFit:
+        """What `to_arrays` gave: it predicts as before, and has no out-of-fold predictions."""
+        weights, stacked = (
+            {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
+            for start in ("network.", "targets.")
+        )
+        targets = [
+            Targets.from_arrays({name: values[k] for name, values in stacked.items()})
+            for k in range(len(stacked["mean"]))
+        ]
+        return cls(Fitted.from_arrays(weights), targets, np.empty((0, len(targets[0].mean)), np.float32))
+
+    def one(self, k: int) -> NetworkFit:
+        """One of the networks alone, for predictions."""
+        return self.from_arrays({name: values[k : k + 1] for name, values in self.to_arrays().items()})
 
 
 def fit_network(

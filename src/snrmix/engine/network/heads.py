@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from snrmix.engine.scaling import CLIP, standard_scale
 from snrmix.engine.trainer import train
 
 MOST_STEPS = 64  # per epoch
+WEIGHTS = ("stem_weight", "stem_bias", "head_weight", "head_bias", "centre", "inverse_scale")  # of trained networks
 WIDE = 4000  # inputs for which learning_rate is meant
 
 
@@ -40,6 +42,15 @@ class Fitted:
     weights: dict[str, torch.Tensor]
     held_out: list[np.ndarray]
     history: dict[str, np.ndarray]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The weights by name."""
+        return {name: values.numpy() for name, values in self.weights.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Fitted:
+        """Networks of these weights alone."""
+        return cls({name: torch.from_numpy(arrays[name]) for name in WEIGHTS}, [], {})
 
 
 class Heads(MixedTraining):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,18 @@ class Targets:
         """Expression, float32, shape (m, genes), of predicted outputs, shape (m, outputs)."""
         predicted = predicted * self.scale
         return (predicted if self.basis is None else predicted @ self.basis) + self.mean
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """What a prediction needs, by name: all but the values."""
+        arrays = {"mean": self.mean, "scale": np.array(self.scale, float)}
+        return arrays if self.basis is None else {**arrays, "basis": self.basis}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Targets:
+        """What `to_arrays` gave."""
+        mean, basis = arrays["mean"], arrays.get("basis")
+        outputs = len(mean if basis is None else basis)
+        return cls(np.empty((0, outputs), np.float32), mean, float(arrays["scale"]), basis)
 
 
 def make_targets(expression: np.ndarray, train: np.ndarray, most: int = COMPONENTS) -> Targets:

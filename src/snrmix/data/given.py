@@ -1,4 +1,4 @@
-"""What a call gives for each library: images and micrometres."""
+"""What a call says itself of images and of micrometres, beside what the object holds."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import numpy as np
+from anndata import AnnData
 
 from snrmix._names import listing
 from snrmix.data.identity import as_name
+from snrmix.data.stored import stored_sections
+from snrmix.images.arrays import is_image
 from snrmix.images.source import SectionImage, open_image
 
 
 def given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str, ...]) -> dict[str, float]:
-    """Micrometres per unit of the positions that the user says, by library.
-
-    Raises
-    ------
-    KeyError, ValueError
-        For a library that is not given, and for what is no positive number.
-    """
+    """Micrometres per unit of the positions that the user says, by library."""
     if um_per_px is None:
         return {}
     if not isinstance(um_per_px, Mapping):
@@ -38,22 +35,18 @@ def given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str
     return given
 
 
+def stored_images(data, table: AnnData, libraries: tuple[str, ...]) -> tuple[str, Collection[str]]:
+    """What holds the images that come with an object, and libraries that may have one."""
+    if data is not table:  # which of the images a region has, and what is wrong with it, is said when it is looked for
+        return "the SpatialData", libraries if len(data.images) else ()
+    return "uns['spatial']", [name for name, entry in stored_sections(table).items() if entry.get("images")]
+
+
 def given_images(
-    image, libraries: tuple[str, ...], stored: Collection[str], where: str
+    image, libraries: tuple[str, ...], where: str, stored: Collection[str]
 ) -> dict[str, Callable[[], SectionImage]]:
-    """What opens the image of each library that ``image`` has; the others must be ``stored``.
-
-    Parameters
-    ----------
-    where
-        What holds the stored ones, for a message.
-
-    Raises
-    ------
-    KeyError, ValueError
-        For a library without an image, or one image for several.
-    """
-    if not isinstance(image, Mapping):
+    """What opens the image of each library that ``image`` has; the others must be ``stored``."""
+    if is_image(image) or not isinstance(image, Mapping):
         if len(libraries) > 1:
             raise ValueError(
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."

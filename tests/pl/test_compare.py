@@ -1,8 +1,4 @@
-import subprocess
-import sys
-
 import anndata
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,44 +6,7 @@ from PIL import Image
 
 import snrmix
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 SMALL = {"n_rows": 12, "n_genes": 40, "image_px_per_pitch": 16}
-
-
-def pretend_imputed(adata, key="snrmix"):
-    """What `snrmix.tl.impute` writes, made up from the truth; by barcode, so that the row order does not matter."""
-    measured = adata.obs_names.str[0].isin(["A", "C"])
-    adata.obs[f"{key}_measured"] = measured
-    adata.layers[key] = (adata.layers["truth"] + 0.1).astype(np.float32)
-    adata.layers[f"{key}_sd"] = np.where(measured[:, None], 0, 0.5 + 0.1 * adata.layers["truth"]).astype(np.float32)
-    n = adata.n_vars
-    adata.var[f"{key}_pearson"] = np.linspace(0.9, -0.1, n)
-    adata.var[f"{key}_explained"] = np.linspace(0.6, -0.2, n)
-    adata.var[f"{key}_reliable"] = adata.var[f"{key}_pearson"] > 0.2
-    adata.var[f"{key}_weight_network"] = np.linspace(0, 1, n)
-    adata.var[f"{key}_weight_kriging"] = np.linspace(1, 0.2, n)
-    curves = 1 + np.exp(-np.arange(12) / 4) + 0.01 * np.arange(5)[:, None]
-    history = {"train_loss": curves, "validation_mse": curves, "best_epoch": np.array([3, 4, 5, 6, 11])}
-    adata.uns[key] = {"input_units": "counts", "units": "log1p(counts per 10,000)", "history": history}
-    return adata
-
-
-@pytest.fixture(scope="module")
-def imputed():
-    return pretend_imputed(snrmix.datasets.synthetic_tissue(**SMALL))
-
-
-@pytest.fixture
-def adata(imputed):
-    return imputed.copy()
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def panels(figure):
@@ -80,16 +39,9 @@ def two_libraries(adata):
     return both
 
 
-def texts(figure):
-    return " | ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
-
-
 def normalised(adata, gene):
     counts = adata.X.toarray()
     return np.log1p(1e4 * counts[:, adata.var_names.get_loc(gene)] / counts.sum(1))
-
-
-# compare
 
 
 def test_compare_draws_histology_measured_imputed_and_uncertainty(adata):
@@ -168,7 +120,7 @@ def test_compare_draws_the_layer_that_was_imputed_from(adata):
     np.testing.assert_allclose(np.sort(drawn), np.sort(expected))
 
 
-def test_compare_draws_several_genes_below_each_other(adata):
+def test_compare_draws_several_genes_below_each_other(adata, texts):
     genes = ["GLAND_01", "NOISE_01"]
     figure = snrmix.pl.compare(adata, genes)
     assert [ax.get_title() for ax in figure.axes].count("imputed") == 2
@@ -188,7 +140,7 @@ def test_compare_draws_several_genes_below_each_other(adata):
         ("within-library", "regions of another slide left out: Pearson 0.46, reliable"),
     ],
 )
-def test_compare_heads_a_library_with_its_own_score(adata, kind, words):
+def test_compare_heads_a_library_with_its_own_score(adata, kind, words, texts):
     both = two_libraries(adata)
     scores = {
         "synthetic": pd.DataFrame({"pearson": [0.11], "reliable": [False]}, ["GLAND_01"]),
@@ -232,7 +184,7 @@ def test_compare_colours_the_uncertainty_by_what_was_imputed_and_marks_what_was_
     np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
 
 
-def test_compare_without_scores_and_uncertainty(adata):
+def test_compare_without_scores_and_uncertainty(adata, texts):
     adata.var = adata.var[[]]
     del adata.layers["snrmix_sd"]
     figure = snrmix.pl.compare(adata, "GLAND_01")
@@ -253,7 +205,7 @@ def test_compare_without_image_draws_the_spots_alone(adata, caplog):
     assert not caplog.text
 
 
-def test_compare_reads_spatialdata_in_whatever_order_its_rows_are(adata):
+def test_compare_reads_spatialdata_in_whatever_order_its_rows_are(adata, pretend_imputed):
     sdata = snrmix.datasets.synthetic_spatialdata(**SMALL)
     pretend_imputed(sdata["table"])
     del sdata["table"].obsm["spatial"]
@@ -288,116 +240,8 @@ def test_compare_names_what_is_missing(adata):
         snrmix.pl.compare(adata, "GLAND_01")
 
 
-def test_compare_takes_any_gene_name(adata, tmp_path):
+def test_compare_takes_any_gene_name(adata, tmp_path, texts):
     adata.var_names = ["HLA-A$5'_{x", *adata.var_names[1:]]
     figure = snrmix.pl.compare(adata, "HLA-A$5'_{x")
     figure.savefig(tmp_path / "gene.png")
     assert "HLA-A$5'_{x: out-of-fold" in texts(figure)
-
-
-# The other figures
-
-
-def test_gene_scores_counts_and_names_genes(adata):
-    figure = snrmix.pl.gene_scores(adata, n=3)
-    written = texts(figure)
-    n_reliable = int(adata.var["snrmix_reliable"].sum())
-    assert f"{n_reliable} reliable" in written and f"{adata.n_vars - n_reliable} not reliable" in written
-    ranked = adata.var_names
-    assert all(name in written for name in [*ranked[:3], *ranked[-3:]]) and ranked[3] not in written
-    assert f"{(adata.var['snrmix_explained'] > 0).mean():.0%} of genes beat their mean" in written
-    assert f"median Pearson {adata.var['snrmix_pearson'].median():.2f}" in written
-    assert sum(bar.get_height() for bar in figure.axes[2].patches) == adata.n_vars
-
-
-def test_gene_scores_fit_into_a_figure_that_is_saved_as_it_is(adata):
-    figure = snrmix.pl.gene_scores(adata)
-    figure.draw_without_rendering()
-    for ax in figure.axes:
-        if ax.axison:
-            box = ax.get_tightbbox()
-            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
-
-
-def test_gene_scores_leaves_out_genes_without_a_score(adata):
-    adata.var.loc[adata.var_names[:10], ["snrmix_pearson", "snrmix_explained"]] = np.nan
-    del adata.var["snrmix_reliable"]
-    figure = snrmix.pl.gene_scores(adata)
-    assert f"{adata.n_vars - 10} genes" in texts(figure)
-    (points,) = figure.axes[0].collections
-    drawn = np.asarray(points.get_offsets())
-    np.testing.assert_allclose(drawn[:, 1], np.sort(adata.var["snrmix_pearson"].dropna())[::-1])
-    adata.var["snrmix_pearson"] = np.nan
-    with pytest.raises(KeyError, match="holds no score"):
-        snrmix.pl.gene_scores(adata)
-
-
-def test_training_marks_the_epoch_that_was_kept(adata):
-    history = adata.uns["snrmix"]["history"]
-    right = snrmix.pl.training(adata).axes[1]
-    (kept,) = right.collections
-    expected = np.column_stack([history["best_epoch"] + 1, history["validation_mse"][range(5), history["best_epoch"]]])
-    np.testing.assert_allclose(kept.get_offsets(), expected)
-    assert len(right.lines) == 6
-    np.testing.assert_allclose(right.lines[-1].get_ydata(), history["validation_mse"].mean(0))
-
-
-def test_training_of_a_single_network(adata):
-    curve = np.array([3.0, 2.0, 2.5])
-    adata.uns["snrmix"]["history"] = {"train_loss": curve, "validation_mse": curve, "best_epoch": 1}
-    left = snrmix.pl.training(adata).axes[0]
-    (line,) = left.lines
-    np.testing.assert_array_equal(line.get_xydata(), [[1, 3], [2, 2], [3, 2.5]])
-    np.testing.assert_array_equal(left.collections[0].get_offsets(), [[2, 2]])
-    del adata.uns["snrmix"]["history"]
-    with pytest.raises(KeyError, match="history.*run snrmix.tl.impute first.*'input_units'"):
-        snrmix.pl.training(adata)
-
-
-def test_weights_draws_a_point_per_gene_and_the_medians(adata):
-    adata.var.loc[adata.var_names[0], ["snrmix_weight_network", "snrmix_weight_kriging"]] = np.nan
-    figure = snrmix.pl.weights(adata)
-    network, kriging = (adata.var[f"snrmix_weight_{part}"].dropna() for part in ("network", "kriging"))
-    np.testing.assert_allclose(figure.axes[0].collections[0].get_offsets(), np.column_stack([network, kriging]))
-    assert f"median {network.median():.2f}" in texts(figure) and f"median {kriging.median():.2f}" in texts(figure)
-    del adata.var["snrmix_weight_kriging"]
-    with pytest.raises(KeyError, match="snrmix_weight_kriging.*with kriging"):
-        snrmix.pl.weights(adata)
-
-
-def test_weights_says_when_all_genes_share_one(adata):
-    adata.var["snrmix_weight_network"], adata.var["snrmix_weight_kriging"] = 0.25, 0.7
-    figure = snrmix.pl.weights(adata)
-    assert "one weight for all genes" in texts(figure) and "median 0.25" in texts(figure)
-    assert len(figure.axes) == 1  # no bar of colours
-
-
-# What all share
-
-VERBS = {"compare": ["GLAND_01"], "gene_scores": [], "training": [], "weights": []}
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_missing_result_is_named(adata, verb):
-    with pytest.raises(KeyError, match="no result 'snrmx' in uns; run snrmix.tl.impute first.*Did you mean 'snrmix'"):
-        getattr(snrmix.pl, verb)(adata, *VERBS[verb], key="snrmx")
-    with pytest.raises(TypeError, match="AnnData or a SpatialData, not list"):
-        getattr(snrmix.pl, verb)([], *VERBS[verb])
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_key_save_and_show(adata, verb, tmp_path, monkeypatch):
-    renamed = pretend_imputed(adata, key="other")
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(True))
-    before = dict(matplotlib.rcParams)
-    figure = getattr(snrmix.pl, verb)(renamed, *VERBS[verb], key="other", save=tmp_path / "figure.png")
-    assert isinstance(figure, matplotlib.figure.Figure) and not shown
-    assert (tmp_path / "figure.png").stat().st_size > 5000
-    assert getattr(snrmix.pl, verb)(renamed, *VERBS[verb], show=True) is None and shown == [True]
-    assert dict(matplotlib.rcParams) == before
-
-
-def test_importing_the_module_does_not_load_pyplot():
-    code = "import sys, snrmix.pl; snrmix.pl.compare; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

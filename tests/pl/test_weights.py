@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+import snrmix
+
+
+def test_weights_draws_a_point_per_gene_and_the_medians(adata, texts):
+    adata.var.loc[adata.var_names[0], ["snrmix_weight_network", "snrmix_weight_kriging"]] = np.nan
+    figure = snrmix.pl.weights(adata)
+    network, kriging = (adata.var[f"snrmix_weight_{part}"].dropna() for part in ("network", "kriging"))
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_offsets(), np.column_stack([network, kriging]))
+    assert f"median {network.median():.2f}" in texts(figure) and f"median {kriging.median():.2f}" in texts(figure)
+    del adata.var["snrmix_weight_kriging"]
+    with pytest.raises(KeyError, match="snrmix_weight_kriging.*with kriging"):
+        snrmix.pl.weights(adata)
+
+
+def test_weights_says_when_all_genes_share_one(adata, texts):
+    adata.var["snrmix_weight_network"], adata.var["snrmix_weight_kriging"] = 0.25, 0.7
+    figure = snrmix.pl.weights(adata)
+    assert "one weight for all genes" in texts(figure) and "median 0.25" in texts(figure)
+    assert len(figure.axes) == 1  # no bar of colours
