@@ -137,7 +137,7 @@ def read_expression(
         empty = depth == 0
         if empty.any():
             raise ValueError(
-                f"{empty.sum()} measured spots have no counts, e.g. {table.obs_names[rows[empty]][0]!r}: mark them as "
+                f"{empty.sum()} measured spots have no counts, e.g. {listing(table.obs_names[rows[empty]][:1])}: mark them as "
                 "unmeasured with measured=, or leave measured=None."
             )
         values = sparse.diags_array(TARGET_SUM / depth) @ values

@@ -13,6 +13,8 @@ from snrmix.data.stored import entry_of, stored_sections
 from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.source import SectionImage, open_image, scaling
 
+CONCAT = "Where it was put together with ad.concat, that dropped the images: pass it uns_merge='unique'."
+
 
 def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
     """Positions, what finds the image of a library, and no micrometres, as `snrmix.data.from_spatialdata.read_spatialdata`."""
@@ -35,7 +37,7 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
             raise KeyError(
                 f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "
                 "the pixels of obsm['spatial']), or use_rep= with features that are already in obsm."
-                + (" The keys of uns['spatial'] must be the names of the libraries." if known else "")
+                + (" The keys of uns['spatial'] must be the names of the libraries." if known else f" {CONCAT}")
             )
         return _stored_image(entry, image_key, library)
 

@@ -56,11 +56,19 @@ class _Fit:
         return len(np.unique((self.rows + self.columns) % 2)) == 1
 
     @property
-    def near(self) -> np.ndarray:
-        """Lengths of the steps to the nearest sites, shape (2 or 3,): those within 20 % of the shortest."""
+    def steps_near(self) -> list[tuple[int, int]]:
+        """Rows and columns to the nearest sites on one side, 2 or 3: those within 20 % of the shortest."""
         steps = [(0, 2), (2, 0), (1, 1), (1, -1)] if self.is_staggered else [(0, 1), (1, 0)]
-        lengths = np.linalg.norm([i * self.step_row + j * self.step_column for i, j in steps], axis=1)
-        return lengths[lengths <= 1.2 * lengths.min()]
+        lengths = self._lengths(steps)
+        return [step for step, length in zip(steps, lengths, strict=True) if length <= 1.2 * lengths.min()]
+
+    @property
+    def near(self) -> np.ndarray:
+        """Lengths of these steps, shape (2 or 3,)."""
+        return self._lengths(self.steps_near)
+
+    def _lengths(self, steps: list[tuple[int, int]]) -> np.ndarray:
+        return np.linalg.norm([i * self.step_row + j * self.step_column for i, j in steps], axis=1)
 
     @property
     def is_hexagonal(self) -> bool:
@@ -99,6 +107,25 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
     array_um = _pitch_um(fit, pitch, factors)
     known = (um for um in (um_per_px, float(factors.get("microns_per_pixel", np.nan)), array_um / pitch) if um > 0)
     return Lattice(pitch, next(known, np.nan), fit is not None, array_um)
+
+
+def count_gaps(positions: np.ndarray, obs: pd.DataFrame) -> int:
+    """Places of the array without a site, but with a site at nearly all places around: 4 of 4, or 5 of 6.
+
+    Parameters
+    ----------
+    positions, obs
+        As in `measure_lattice`.
+    """
+    fit = _fit(positions, obs)
+    if fit is None:
+        return 0
+    steps = fit.steps_near
+    rows, columns = fit.rows - fit.rows.min() + 2, fit.columns - fit.columns.min() + 2
+    taken = np.zeros((rows.max() + 3, columns.max() + 3), bool)
+    taken[rows, columns] = True
+    around = sum(np.roll(taken, (sign * i, sign * j), (0, 1)).astype(int) for i, j in steps for sign in (1, -1))
+    return int((~taken & (around >= 2 * len(steps) - (len(steps) == 3))).sum())
 
 
 def patch_units(lattices: Sequence[Lattice]) -> np.ndarray:

@@ -122,7 +122,7 @@ def read_representation(table: AnnData, use_rep: str, rows: np.ndarray) -> np.nd
     bad = ~np.isfinite(values).all(1)
     if bad.any():
         raise ValueError(
-            f"obsm[{use_rep!r}] has NaN or infinite features at {bad.sum()} sites, e.g. {table.obs_names[rows][bad][0]!r}."
+            f"obsm[{use_rep!r}] has NaN or infinite features at {bad.sum()} sites, e.g. {listing(table.obs_names[rows][bad][:1])}."
         )
     return values
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
-from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of, warn_of_units
+from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of
 from snrmix.data.sites import Sites, restrict_sites
 from snrmix.engine.fit import SectionFit, Settings, fit_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
@@ -133,7 +133,6 @@ def plan_models(source: Source, options: Options) -> list[Part]:
         )
     if len(names) > 1 and source.units == "auto":
         _check_units(source, np.flatnonzero(count))
-    warn_of_units(source.table, source.sites, source.is_measured, source.layer, source.units)
     source = _settle_genes(source)
     together = [enough] if share and len(enough) else [[code] for code in enough]
     parts = [plan_model(source, options, codes) for codes in together]
