@@ -143,7 +143,7 @@ def measure(pixels, expression, positions, precision: str, compiled: bool, devic
 
 
 def tuning_step(pixels, expression, positions, batch, precision, compiled, checkpointing, device, options):
-    """One step of `snrmix.engine.finetune.fit.Finetuner`, with its optimiser."""
+    """One step of `snrmix.engine.finetune.finetuner.Finetuner`, with its optimiser."""
     n, mixing, chosen = len(pixels), SNRMixing(k=30), {"batch_size": batch, "precision": precision, "compile": compiled}
     fold = Fold(np.arange(n), np.arange(n))
     target = make_targets(expression, fold.train)

@@ -107,6 +107,44 @@ def test_smallest_allowed_libraries_leave_no_fold_empty():
             assert set(assignment[library == code]) == set(range(5))
 
 
+SMALL_LIBRARIES = {
+    "one spot beside many": [1, 60],
+    "two spots beside many": [2, 60],
+    "fewer spots each than folds": [4, 4, 3],
+    "as many folds as half the spots": [10],
+    "all of one spot": [1] * 12,
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("sizes", SMALL_LIBRARIES.values(), ids=SMALL_LIBRARIES)
+@pytest.mark.parametrize("assign", ["random", *CLUMPINESS])
+def test_no_fold_is_empty_however_small_the_libraries(sizes, assign, seed):
+    rng = np.random.default_rng(seed)
+    library, positions = np.repeat(np.arange(len(sizes)), sizes), rng.uniform(0, 8, (sum(sizes), 2))
+    if assign == "random":
+        fold = random_assignment(library, 5, rng)
+    else:
+        fold = clustered_assignment(positions, library, 5, assign, rng)
+    assert set(fold) == set(range(5))
+
+
+def test_spots_at_one_place_are_no_clusters_of_their_own(recwarn):
+    positions = np.repeat([[0.0, 0.0], [5.0, 5.0]], [30, 10], axis=0)
+    fold = clustered_assignment(positions, np.zeros(40, int), 5, 4, np.random.default_rng(0))
+    assert set(fold) == set(range(5))
+    assert not recwarn.list  # of scikit-learn, about fewer distinct points than clusters
+
+
+def test_a_library_of_one_measured_spot_beside_a_missing_region():
+    """Whole folds from `make_folds`, which tries clusters only where unmeasured sites are far from measured ones."""
+    positions = np.concatenate([square(20), [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]])
+    library = np.repeat([0, 1], [400, 3])
+    measured = np.append(np.flatnonzero(positions[:400, 0] < 13), 400)
+    folds = make_folds(positions, library, measured, 5, 1, np.random.default_rng(0))
+    assert folds[0].compact and all(len(fold.held_out) for fold in folds)
+
+
 def test_distances_are_those_of_a_loop_and_stay_within_libraries():
     rng = np.random.default_rng(0)
     positions, library = rng.uniform(0, 5, (60, 2)), np.repeat([0, 1, 2], 20)

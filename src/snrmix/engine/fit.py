@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,6 @@ from snrmix.engine.section import Section
 from snrmix.engine.stack import Stack, combine, fit_stack
 
 HALVED_SPOTS = 800
-FAR = 300.0  # no spatial covariance reaches as many pitches
 
 
 @dataclass(frozen=True)
@@ -152,14 +151,9 @@ def fit_members(
             network, seen = fit_network(section, folds, *how), section.features
         members["network"] = Member(network.out_of_fold, network.predict(seen[section.unmeasured]))
     if settings.kriging:
-        kriged = krige_section(far_apart(section) if elsewhere else section, fine, settings.device)
+        kriged = krige_section(section, fine, settings.device, apart=elsewhere)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     return network, kriged, members
-
-
-def far_apart(section: Section) -> Section:
-    """The section without neighbours in space: what kriging learns of it, covariances too, holds for other libraries."""
-    return replace(section, positions=section.positions * FAR)
 
 
 def finer(folds: list[Fold], n: int) -> list[Fold]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snrmix.engine.neighbours import distance_to_measured
+from snrmix.engine.neighbours import clusters, distance_to_measured
 
 CLUMPINESS = (2, 4, 8, 16)  # candidate clusters per fold; random folds are the limit of many
 
@@ -70,45 +70,51 @@ def make_folds(
         # Clusters cost training spots where they are needed, so they have to match clearly better.
         best = int(np.argmin(mismatch))
         best = best if mismatch[best] < 0.8 * mismatch[0] else 0
-    chosen, clusters = [first[best]], (0, *CLUMPINESS)[best]
+    chosen, groups = [first[best]], (0, *CLUMPINESS)[best]
     for _ in range(n_repeats - 1):
         chosen.append(
-            clustered_assignment(positions[measured], own, n_folds, clusters, rng)
-            if clusters
+            clustered_assignment(positions[measured], own, n_folds, groups, rng)
+            if groups
             else random_assignment(own, n_folds, rng)
         )
     return [
-        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat, clusters > 0)
+        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat, groups > 0)
         for repeat, fold in enumerate(chosen)
         for k in range(n_folds)
     ]
 
 
 def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold of every spot, shape (n,): equal sizes within each library."""
+    """Fold of every spot, shape (n,): equal sizes within each library, and no fold empty."""
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = rng.permutation(np.flatnonzero(library == code))
         fold[rows] = (np.arange(len(rows)) + rng.integers(n_folds)) % n_folds
-    return fold
+    return _without_empty(fold, n_folds)
 
 
 def clustered_assignment(
-    positions: np.ndarray, library: np.ndarray, n_folds: int, clusters: int, rng: np.random.Generator
+    positions: np.ndarray, library: np.ndarray, n_folds: int, groups: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fold of every spot, shape (n,): ``clusters`` compact groups per fold and library, dealt out by size."""
-    from sklearn.cluster import KMeans
-
+    """Fold of every spot, shape (n,): ``groups`` compact groups per fold and library, dealt out by size; none empty."""
     fold = np.empty(len(library), dtype=int)
     for code in np.unique(library):
         rows = np.flatnonzero(library == code)
-        count = min(clusters * n_folds, len(rows) // 2)
-        label = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit_predict(positions[rows])
-        sizes, filled = np.bincount(label, minlength=count), np.zeros(n_folds)
+        count = min(groups * n_folds, max(len(rows) // 2, 1))
+        label = clusters(positions[rows], count, int(rng.integers(2**31)))
+        sizes, filled = np.bincount(label), np.zeros(n_folds)
         for cluster in np.argsort(-sizes, kind="stable"):
             smallest = int(np.argmin(filled))
             filled[smallest] += sizes[cluster]
             fold[rows[label == cluster]] = smallest
+    return _without_empty(fold, n_folds)
+
+
+def _without_empty(fold: np.ndarray, n_folds: int) -> np.ndarray:
+    """The same where every fold has spots; else the empty ones, of libraries smaller than folds, get one of the largest."""
+    for k in np.setdiff1d(np.arange(n_folds), fold):
+        largest = np.bincount(fold).argmax()
+        fold[np.flatnonzero(fold == largest)[-1]] = k
     return fold
 
 

@@ -1,4 +1,4 @@
-"""Nearest sites within a library: the one search that all distances and neighbourhoods of the engine come from."""
+"""Who is near whom: the one search within a library that all distances and neighbourhoods come from; compact groups."""
 
 from __future__ import annotations
 
@@ -56,3 +56,11 @@ def distance_to_measured(
     if sites is None:
         return distance[known]
     return np.where(known, distance, distance[known].max(initial=1.0))
+
+
+def clusters(positions: np.ndarray, count: int, seed: int, steps: int = 300) -> np.ndarray:
+    """Number compact groups of sites, at most ``count`` and no more than there are places; int, shape (n,)."""
+    from sklearn.cluster import KMeans
+
+    count = min(count, len(np.unique(positions, axis=0)))
+    return KMeans(count, n_init=1, max_iter=steps, random_state=seed).fit_predict(positions)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from snrmix._log import logger
+from snrmix._memory import free_memory
 
 MEMORY_SHARE = 0.5  # of the free memory: a larger store goes to a file
 DEVICE_SHARE = 0.5  # of the free memory of a GPU: a larger store stays in main memory
@@ -148,13 +149,6 @@ def turn(pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Bytes (b, scales, size, size, 3), each patch with its pixels from ``places``, (b, size x size)."""
     flat = pixels.flatten(2, 3)
     return flat.gather(2, places[:, None, :, None].expand_as(flat)).view_as(pixels)
-
-
-def free_memory() -> int:
-    """Bytes of main memory that are free."""
-    import psutil
-
-    return psutil.virtual_memory().available
 
 
 def free_disk(folder: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snrmix._memory import free_memory
 from snrmix.images.arrays import as_picture
 from snrmix.images.files import read_file
 from snrmix.images.picture import rgb_levels
@@ -42,9 +43,7 @@ class Level:
 
         Patches overlap, and a lazy array may stand for a file that is decoded as a whole for every piece of it.
         """
-        import psutil
-
-        fits = self.pixels.nbytes <= min(IN_MEMORY_BYTES, psutil.virtual_memory().available / 4)
+        fits = self.pixels.nbytes <= min(IN_MEMORY_BYTES, free_memory() / 4)
         return replace(self, pixels=np.asarray(self.pixels)) if fits else self
 
 

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from snrmix.engine.fit import SectionFit, Settings, far_apart
+from snrmix.engine.fit import SectionFit, Settings
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import MIXINGS, Mixing
@@ -123,8 +123,8 @@ def _ridge(case: Case) -> np.ndarray:
 
 
 def _kriging(case: Case) -> np.ndarray:
-    section = far_apart(case.section) if case.part.elsewhere else case.section
-    return case.at_hidden(krige_section(section, [], case.settings.device).predicted)
+    kriged = krige_section(case.section, [], case.settings.device, apart=case.part.elsewhere)
+    return case.at_hidden(kriged.predicted)
 
 
 def _network(case: Case, mixing: str | None = None) -> np.ndarray:

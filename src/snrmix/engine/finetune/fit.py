@@ -76,7 +76,7 @@ def fit_finetuned(
     """Cross-fit networks that are trained end to end, each from the same encoder.
 
     Every network keeps the weights of the epoch with the least error on its held-out spots. Their own predictions are taken
-    half by half from the epoch that the other half chose, see `snrmix.engine.network.heads.Selection`.
+    half by half from the epoch that the other half chose, see `snrmix.engine.network.selection.Selection`.
 
     Parameters
     ----------

@@ -32,12 +32,15 @@ class KrigingSites:
         there is none.
     colour
         Standardised colour statistics, float32, shape (n, c); ``None`` or no columns where there are none.
+    apart
+        Whether no two sites are correlated in space: what is learnt then, covariances too, holds for other libraries.
     """
 
     positions: np.ndarray
     library: np.ndarray
     features: np.ndarray | Standardised | None = None
     colour: np.ndarray | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Relations:
     Parameters
     ----------
     distance
-        In pitches, infinite between libraries; of any shape.
+        In pitches, infinite between libraries and between sites that are apart; of any shape.
     image
         Correlation of looks, of the same shape; ``None`` without an image.
     """
@@ -160,7 +163,8 @@ class Correlations:
         """
         s = self.sites
         distance = np.sqrt(squared_distance(s.positions[rows], s.positions[columns]))
-        distance[s.library[rows][..., :, None] != s.library[columns][..., None, :]] = np.inf
+        own, other = (index if s.apart else s.library[index] for index in (rows, columns))
+        distance[own[..., :, None] != other[..., None, :]] = np.inf
         return Relations(distance, self._image(rows, columns))
 
     def _image(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
@@ -206,7 +210,9 @@ def surroundings(sites: KrigingSites) -> np.ndarray:
         k = min(SURROUNDINGS, len(own) - 1)
         if k > 0:
             near = nearest(sites.positions, sites.library, own, own, k + 1)[0]
-            others = near[near != np.arange(len(own))[:, None]].reshape(len(own), k)
+            # The site itself goes; where more sites than that lie at its place, it may not be among them.
+            itself = near == np.arange(len(own))[:, None]
+            others = np.take_along_axis(near, np.argsort(itself, axis=1, kind="stable")[:, :k], 1)
             around[own] = own[others[:, np.arange(SURROUNDINGS) % k]]
     return around
 

@@ -76,11 +76,16 @@ class SectionKriging:
     record: dict
 
 
-def krige_section(section: Section, folds: Sequence[Fold], device: str = "cpu") -> SectionKriging:
-    """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots."""
+def krige_section(
+    section: Section, folds: Sequence[Fold], device: str = "cpu", *, apart: bool = False
+) -> SectionKriging:
+    """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots.
+
+    With ``apart`` nothing is learnt from neighbours in space, as for libraries without measured spots.
+    """
     scaling = standard_scale(section.features, section.measured)
     colour, other = (Standardised(section.features, *scaling, kind) for kind in (section.colour, ~section.colour))
-    sites = KrigingSites(section.positions, section.library, other, colour[:])
+    sites = KrigingSites(section.positions, section.library, other, colour[:], apart)
     return cross_krige(sites, section.measured, section.expression, section.depth, folds, section.unmeasured, device)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix.engine.folds import Fold
+from snrmix.engine.neighbours import nearest
 from snrmix.engine.scaling import PENALTIES, Standardised, standard_scale, standardise
 from snrmix.engine.section import Section
+from snrmix.engine.slices import slices
 
 NEIGHBOURS = 10
 MOST_RIDGE_SPOTS = (
@@ -19,7 +21,7 @@ SKETCH = 512  # of more genes, so many random combinations choose the penalty
 def spatial_knn(
     positions: np.ndarray, library: np.ndarray, train: np.ndarray, targets: np.ndarray, expression: np.ndarray
 ) -> np.ndarray:
-    """Mean of the ``10`` nearest training spots of the same library; the mean of all where a library has none.
+    """Mean of the ``10`` nearest training spots of the same library, ties in order; the mean of all where it has none.
 
     Parameters
     ----------
@@ -30,18 +32,13 @@ def spatial_knn(
     expression
         Shape (len(train), genes).
     """
-    from scipy.spatial import cKDTree
-
     predicted = np.broadcast_to(expression.mean(0), (len(targets), expression.shape[1])).copy()
-    for code in np.unique(library[targets]):
-        own, wanted = np.flatnonzero(library[train] == code), np.flatnonzero(library[targets] == code)
-        if not len(own):
-            continue
-        k = min(NEIGHBOURS, len(own))
-        nearest = cKDTree(positions[train[own]]).query(positions[targets[wanted]], k=k)[1].reshape(len(wanted), k)
-        for start in range(0, len(wanted), 512):
-            rows = slice(start, start + 512)
-            predicted[wanted[rows]] = expression[own[nearest[rows]]].mean(1)
+    near = nearest(positions, library, train, targets, NEIGHBOURS)[0]
+    count = (near >= 0).sum(1)
+    for k in np.unique(count[count > 0]):
+        rows = np.flatnonzero(count == k)
+        for some in slices(len(rows), 512):
+            predicted[rows[some]] = expression[near[rows[some], :k]].mean(1)
     return predicted
 
 
@@ -59,9 +56,9 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
     expression
         Shape (len(train), genes).
     """
-    stride = -(-len(train) // MOST_RIDGE_SPOTS)
-    if stride > 1:
-        return _primal_ridge(features, train, train[::stride], targets, expression[::stride])
+    if len(train) > MOST_RIDGE_SPOTS:
+        some = np.arange(MOST_RIDGE_SPOTS) * len(train) // MOST_RIDGE_SPOTS
+        return _primal_ridge(features, train, train[some], targets, expression[some])
     values = standardise(features, train).astype(np.float64)
     centre, mean = values[train].mean(0), expression.mean(0, dtype=np.float64)
     x, y = values[train] - centre, expression - mean

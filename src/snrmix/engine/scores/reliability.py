@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from snrmix.engine.neighbours import clusters
 from snrmix.engine.slices import gene_slices
 
 FLIPS = 2000
@@ -63,13 +64,11 @@ def better_than_all(
 
 def compact_groups(positions: np.ndarray, library: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Number compact groups of 8 spots or more, about 32 at most, none across libraries; shape (n,)."""
-    from sklearn.cluster import KMeans
-
     group, first = np.empty(len(positions), int), 0
     for code in np.unique(library):
         own = np.flatnonzero(library == code)
         count = max(1, min(len(own) // SPOTS_PER_GROUP, round(MOST_GROUPS * len(own) / len(positions))))
-        label = KMeans(count, n_init=1, max_iter=20, random_state=int(rng.integers(2**31))).fit_predict(positions[own])
+        label = clusters(positions[own], count, int(rng.integers(2**31)), steps=20)
         _, group[own] = np.unique(label, return_inverse=True)
         group[own] += first
         first = group[own].max() + 1

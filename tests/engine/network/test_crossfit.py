@@ -11,15 +11,16 @@ from snrmix.engine.losses import Losses
 from snrmix.engine.mix import SNRMixing
 from snrmix.engine.network import targets as targets_module
 from snrmix.engine.network.crossfit import NetworkFit, fit_network
-from snrmix.engine.network.heads import batches, forward
-from snrmix.engine.network.selection import Selection
+from snrmix.engine.network.heads import forward
 from snrmix.engine.network.targets import make_targets
 from snrmix.engine.options import Training
-from snrmix.engine.scaling import CLIP, standard_scale, standardise
+from snrmix.engine.scaling import CLIP
 from snrmix.engine.scores.metrics import pearson
 from snrmix.engine.section import Section
 
 LEARN = {"max_epochs": 60, "learning_rate": 3e-3, "dropout": 0.1}  # for the few, informative features made here
+
+
 FAST = {"max_epochs": 12, "hidden": 48, "accelerator": "cpu", "progress": False}
 
 
@@ -212,157 +213,6 @@ def test_folds_of_unequal_size_have_as_many_components():
     assert len({len(fold.train) for fold in folds}) == 2
     fitted = fit(section, folds, max_epochs=1)
     assert [target.basis.shape for target in fitted.targets] == [(24, 600)] * 2
-
-
-# Selection
-
-
-def run(selection, errors):
-    """Feed epochs of errors, (epochs, K, spots); weights and predictions are the number of the epoch."""
-    stopped = None
-    for epoch, now in enumerate(errors):
-        k = len(now)
-        predicted = [torch.full((len(e), 1), float(epoch)) for e in now]
-        weights = {"w": torch.full((k, 1), float(epoch))}
-        if selection.update([np.asarray(e, float) for e in now], predicted, weights) and stopped is None:
-            stopped = epoch
-    return stopped
-
-
-def folds_with(sizes, repeats):
-    return [Fold(np.arange(0), np.arange(size), repeat) for size, repeat in zip(sizes, repeats, strict=True)]
-
-
-def test_a_network_is_stopped_by_the_other_folds():
-    """Best epochs by their own spots would be 0, 1 and 3; by the others' mean 2, 0 or 2, and 1."""
-    curves = np.array([[1.0, 5, 3, 9], [6, 2, 4, 9], [7, 7, 3, 1]])
-    others = [np.delete(curves, k, 0).mean(0) for k in range(3)]
-    selection = Selection(folds_with([4, 2, 3], [0, 0, 0]), Training())
-    run(selection, [[np.full(size, curve[e]) for size, curve in zip((4, 2, 3), curves, strict=True)] for e in range(4)])
-    wanted = [int(np.argmin(o)) for o in others]
-    assert wanted == [2, 2, 0] and list(selection.best_epoch) == wanted
-    for k, epoch in enumerate(wanted):
-        assert selection.kept[k]["w"].item() == epoch
-        assert (selection.held_out[k] == epoch).all()
-
-
-@pytest.mark.parametrize("n_folds", [2, 3, 5])
-def test_own_errors_never_change_the_epoch(n_folds):
-    rng = np.random.default_rng(n_folds)
-    folds, errors = folds_with([6] * n_folds, [0] * n_folds), rng.uniform(1, 2, (8, n_folds, 6))
-    changed = errors.copy()
-    changed[:, 1] = rng.uniform(0, 9, (8, 6))
-    first, second = Selection(folds, Training()), Selection(folds, Training())
-    run(first, errors), run(second, changed)
-    assert first.best_epoch[1] == second.best_epoch[1]
-    assert torch.equal(first.held_out[1], second.held_out[1])
-
-
-def test_only_folds_of_the_same_repeat_judge():
-    """The folds of another repeat hold out spots that this network is scored on."""
-    rng = np.random.default_rng(0)
-    errors = rng.uniform(1, 2, (6, 4, 5))
-    folds = folds_with([5] * 4, [0, 0, 1, 1])
-    selection = Selection(folds, Training())
-    run(selection, errors)
-    means = errors.mean(2)
-    assert list(selection.best_epoch) == [int(np.argmin(means[:, other])) for other in (1, 0, 3, 2)]
-
-
-def test_halves_of_a_single_split_judge_each_other():
-    errors = np.array([[[9, 1, 9, 1, 9]], [[4, 5, 4, 5, 4]], [[1, 9, 1, 9, 1]]], float)
-    selection = Selection(folds_with([5], [0]), Training())
-    run(selection, errors)
-    # Even places go by the odd ones, best at epoch 0, and odd by even, best at 2; the weights by all: 5.8, 4.4, 4.2.
-    assert selection.held_out[0][:, 0].tolist() == [0, 2, 0, 2, 0]
-    assert selection.best_epoch[0] == 2 and selection.kept[0]["w"].item() == 2
-
-
-def test_a_single_held_out_spot_judges_itself():
-    selection = Selection(folds_with([1], [0]), Training())
-    run(selection, [[[3.0]], [[1.0]], [[2.0]]])
-    assert selection.best_epoch[0] == 1 and selection.held_out[0].item() == 1
-
-
-def test_patience_counts_from_the_last_network_to_improve():
-    folds = folds_with([3, 3], [0, 0])
-    errors = [[np.full(3, a), np.full(3, b)] for a, b in [(5, 5), (4, 6), (6, 6), (6, 4), (6, 6), (6, 6), (6, 6)]]
-    assert run(Selection(folds, Training(patience=3)), errors) == 6
-    assert run(Selection(folds, Training(patience=3, early_stopping=False)), errors) is None
-
-
-def test_without_early_stopping_the_last_weights_are_kept():
-    selection = Selection(folds_with([3, 3], [0, 0]), Training(early_stopping=False))
-    run(selection, [[np.full(3, e), np.full(3, e)] for e in (1.0, 2.0, 3.0)])
-    assert list(selection.best_epoch) == [2, 2] and (selection.held_out[0] == 2).all()
-    assert selection.kept[1]["w"].item() == 2
-
-
-# Targets, scaling, batches, options
-
-
-@pytest.mark.parametrize("genes", [7, 600])
-def test_targets_are_fitted_on_training_spots_alone(genes):
-    rng = np.random.default_rng(0)
-    expression = rng.gamma(2, size=(80, genes)).astype(np.float32)
-    train = np.arange(0, 80, 2)
-    target = make_targets(expression, train)
-    assert np.mean(target.values[train] ** 2) == pytest.approx(1, rel=1e-4)
-    changed = expression.copy()
-    changed[1::2] = 1e3
-    again = make_targets(changed, train)
-    np.testing.assert_array_equal(again.mean, target.mean)
-    assert again.scale == target.scale
-    np.testing.assert_array_equal(again.values[train], target.values[train])
-    back = target.to_genes(target.values)
-    if genes <= targets_module.WIDEST:
-        np.testing.assert_allclose(back, expression, rtol=1e-4, atol=1e-5)
-    else:
-        np.testing.assert_array_equal(again.basis, target.basis)
-        np.testing.assert_allclose(target.basis @ target.basis.T, np.eye(len(target.basis)), atol=1e-4)
-        # 39 components span 40 centred spots
-        np.testing.assert_allclose(back[train], expression[train], atol=1e-3)
-
-
-def test_dead_features_are_silenced_and_others_standardised():
-    rng = np.random.default_rng(0)
-    features = rng.normal(3, 2, (200, 5)).astype(np.float32)
-    train = np.arange(100)
-    features[:, 1] = 1000.1  # constant, but for rounding of its mean
-    features[:, 2] = 1000.1
-    features[150, 2] = 1005.0  # varies only elsewhere, a little
-    features[train, 3] = 0.5 + 1e-3 * rng.normal(size=100)  # hardly varies where it is measured
-    features[:, 4] *= 1e-3
-    centre, scale = standard_scale(features, train)
-    assert list(scale > 0) == [True, False, False, False, True]
-    np.testing.assert_allclose(centre, features[train].mean(0), rtol=1e-6)
-    z = standardise(features, train)
-    np.testing.assert_allclose(z[train][:, [0, 4]].std(0), 1, atol=0.02)
-    assert (z[:, 1:4] == 0).all() and np.abs(z).max() <= CLIP
-    np.testing.assert_allclose(standardise(features.astype(np.float16), train)[:, 0], z[:, 0], atol=0.01)
-
-
-@pytest.mark.parametrize("n_train", [1, 10, 31, 33, 100, 700, 2485, 9000])
-def test_batches_are_of_equal_size_and_use_nearly_all_spots(n_train):
-    size, steps = batches(n_train, Training())
-    assert size * steps <= n_train < (size + 1) * steps
-    if n_train >= 64:
-        assert 24 <= size <= 300
-    if 16 * 32 <= n_train <= 16 * 256:
-        assert steps == 16
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"max_epochs": 0}, {"max_epochs": 2.5}, {"max_epochs": True}, {"patience": 0}, {"hidden": 0}, {"dropout": 1.0},
-        {"dropout": -0.1}, {"learning_rate": 0}, {"learning_rate": float("nan")}, {"weight_decay": -1},
-        {"weight_average": 1.1}, {"stem_boost": 0.5}, {"steps_per_epoch": 0}, {"largest_batch": 0},
-    ],
-)  # fmt: skip
-def test_options_out_of_range_are_refused(option):
-    with pytest.raises(ValueError, match=next(iter(option))):
-        Training(**option)
 
 
 def test_diverging_training_says_so():

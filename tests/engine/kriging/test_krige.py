@@ -5,13 +5,11 @@ from scipy.spatial import cKDTree
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging import krige as kriging
 from snrmix.engine.kriging import systems
-from snrmix.engine.kriging.components import depth_curves, split_components, spot_noise, trusted_depth
 from snrmix.engine.kriging.covariance import Correlations, KrigingSites
-from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, leave_one_out
-from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
-from snrmix.engine.linear_algebra import leading_directions
-from snrmix.engine.neighbours import nearest
+from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, krige_section, leave_one_out
+from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN
 from snrmix.engine.scores.baselines import spatial_knn
+from snrmix.engine.section import Section
 
 
 def make_sites(n, seed=0, features=8, libraries=1):
@@ -43,66 +41,6 @@ def draw_expression(sites, genes=40, nugget=0.5, seed=1):
     scores = np.hstack([draw(sites, covariance, 1, nugget, rng) for covariance in (0, 1, 3)])
     values = 4 + scores @ rng.normal(size=(3, genes)) * 0.5 + rng.normal(0, 0.5, (len(scores), genes))
     return values.astype(np.float32)
-
-
-def one_choice(covariance, nugget, scale=2.0):
-    return Choice(np.array([covariance]), np.array([nugget]), np.ones(1), np.full(1, scale))
-
-
-@pytest.mark.parametrize("features", [0, 8])
-@pytest.mark.parametrize("solve", [solve_exact, solve_near])
-def test_systems_agree_with_textbook(solve, features, monkeypatch):
-    sites, rng = make_sites(70, features=features, libraries=2), np.random.default_rng(3)
-    train, targets = np.arange(50), np.arange(50, 70)
-    monkeypatch.setattr(systems, "NEIGHBOURS", 50)
-    scores, noise = rng.normal(size=(50, 2)), rng.uniform(0.5, 1.5, 50)
-    correlations = Correlations(sites, train)
-    choices = [one_choice(3, 1), one_choice(1, 2, 0.7), one_choice(3, 3)]
-    solved = solve(Observed(correlations, train, scores, noise, choices), targets)
-
-    # From the definitions: distances in a loop, kernels written out.
-    near = nearest(sites.positions, sites.library, train, targets, 6)[0]
-    for c, (covariance, nugget, scale) in enumerate([(3, NUGGETS[1], 2.0), (1, NUGGETS[2], 0.7), (3, NUGGETS[3], 2.0)]):
-        system = np.array([[textbook(correlations, covariance, i, j) for j in train] for i in train])
-        system += nugget * np.diag(noise)
-        right = np.array([[textbook(correlations, covariance, i, j) for j in train] for i in targets])
-        dual = np.linalg.solve(system, right.T).T
-        expected = noise[near].mean(1)
-        variance = scale * (1 - (dual * right).sum(1) + nugget * expected)
-        if c < 2:
-            np.testing.assert_allclose(solved.mean[:, c], dual @ scores[:, c], rtol=1e-5, atol=2e-6)
-            np.testing.assert_allclose(solved.variance[:, c], variance, rtol=1e-5)
-        else:
-            smoother = solved.smoother if solve is solve_exact else solved.smoother.toarray()
-            np.testing.assert_allclose(smoother, dual, rtol=1e-5, atol=2e-6)
-            np.testing.assert_allclose(solved.remainder_variance, variance, rtol=1e-5)
-
-
-def textbook(correlations, covariance, i, j):
-    sites = correlations.sites
-    d = np.linalg.norm(sites.positions[i] - sites.positions[j])
-    same = float(sites.library[i] == sites.library[j])
-
-    def space(reach):
-        return same * np.exp(-d / reach)
-
-    if sites.features is None:
-        return {1: space(25), 3: 0.5 * space(3) + 0.5 * space(25)}[covariance]
-    embedding, colour = correlations._looks
-    image = 0.5 * np.exp(-((embedding[0][i] - embedding[0][j]) ** 2).sum() / embedding[1][0])
-    image += 0.25 * sum(np.exp(-((colour[0][i] - colour[0][j]) ** 2).sum() / width) for width in colour[1])
-    return {1: space(25), 3: 0.3 * space(8) + 0.3 * image + 0.4 * space(8) * image}[covariance]
-
-
-def test_looks_are_embedding_and_surroundings():
-    sites = make_sites(60, features=8)
-    correlations = Correlations(sites, np.arange(60))
-    looks = correlations._looks[0][0]
-    distance = np.linalg.norm(sites.positions[:, None] - sites.positions[None], axis=-1)
-    around = np.argsort(distance, axis=1)[:, 1:7]
-    both = np.hstack([sites.features, sites.features[around].mean(1)])
-    squared = ((both[:, None] - both[None]) ** 2).sum(-1)
-    np.testing.assert_allclose(((looks[:, None] - looks[None]) ** 2).sum(-1), squared, rtol=1e-3, atol=1e-3)
 
 
 def test_leave_one_out_is_that_of_refits():
@@ -142,35 +80,6 @@ def test_neighbourhoods_lose_little():
     assert error[1] < 1.02 * error[0]
 
 
-def test_neighbours_are_the_most_correlated(monkeypatch):
-    sites = make_sites(400, libraries=2)
-    train, targets = np.arange(300), np.arange(300, 400)
-    correlations = Correlations(sites, train)
-    monkeypatch.setattr(systems, "CLOSE", 150)
-    monkeypatch.setattr(systems, "ANCHORS", 70)
-    near = systems.neighbourhoods(correlations, train, targets)
-    assert near.shape == (100, 64)
-    assert (np.diff(near, axis=1) > 0).all()
-    relations = correlations.between(targets, train)
-    similar = np.mean([c.of(relations) for c in correlations.candidates], axis=0)
-    best = np.argsort(-similar, axis=1)[:, :32]
-    found = (best[:, :, None] == near[:, None, :]).any(2)
-    assert found.mean() > 0.9
-
-
-@pytest.mark.parametrize("solve", [solve_exact, solve_near])
-def test_libraries_do_not_mix_in_space(solve):
-    sites = make_sites(400, features=0, libraries=2)
-    train, targets = np.arange(300), np.arange(300, 400)
-    choices = [one_choice(1, 1), one_choice(3, 1)]
-    scores = np.random.default_rng(0).normal(size=(300, 1))
-    solved = solve(Observed(Correlations(sites, train), train, scores, np.ones(300), choices), targets)
-    smoother = solved.smoother if solve is solve_exact else solved.smoother.toarray()
-    other = sites.library[targets][:, None] != sites.library[train][None]
-    assert np.abs(smoother[other]).max() < 1e-12
-    assert np.abs(smoother[~other]).max() > 0.1
-
-
 @pytest.mark.parametrize("exact", [True, False])
 def test_library_without_measured_spots(exact):
     sites = make_sites(320, libraries=2)
@@ -181,6 +90,55 @@ def test_library_without_measured_spots(exact):
     space = KrigingSites(sites.positions, sites.library)
     result = Kriging(space, train, exact=exact).fit(train, expression).predict(targets)
     np.testing.assert_allclose(result.mean, np.broadcast_to(expression.mean(0), result.mean.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.1])
+@pytest.mark.parametrize("exact", [True, False])
+def test_sites_that_are_apart_learn_nothing_from_their_neighbours(spacing, exact, monkeypatch):
+    """For other libraries: a smooth field tells nothing but the mean, however close the sites lie, as cells do."""
+    n = 300
+    positions = spacing * np.stack(np.meshgrid(np.arange(20.0), np.arange(15.0)), -1).reshape(-1, 2)
+    field = np.sin(np.arange(20) / 4)[np.arange(n) % 20]
+    expression = np.repeat(3 + field[:, None], 5, axis=1).astype(np.float32)
+    expression += np.random.default_rng(0).normal(0, 0.1, expression.shape).astype(np.float32)
+    nothing = np.zeros((n, 0), np.float32)
+    folds = [Fold(np.flatnonzero(np.arange(n) % 3 != k), np.flatnonzero(np.arange(n) % 3 == k)) for k in range(3)]
+    section = Section(
+        nothing, np.zeros(0, bool), positions, np.zeros(n, int), np.arange(n), expression, np.full(n, 1000.0), None
+    )
+    if not exact:
+        monkeypatch.setattr(kriging, "EXACT_SPOTS", 10)
+    kriged = krige_section(section, folds, apart=True)
+    assert kriged.record["exact"] == exact
+    for fold in folds:
+        mean = np.broadcast_to(expression[fold.train].mean(0), (len(fold.held_out), 5))
+        np.testing.assert_allclose(kriged.out_of_fold[fold.held_out], mean, atol=1e-5)
+    near = krige_section(section, folds).out_of_fold
+    assert np.mean((near - expression) ** 2) < 0.2 * np.mean((kriged.out_of_fold - expression) ** 2)
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 30])
+@pytest.mark.parametrize("measured", ["some", "none", "all"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_sites_at_one_place_are_sites(count, measured, exact, monkeypatch):
+    """Failed spots parked at one place, cells that share a position: however many, measured or not."""
+    n = 120
+    sites, expression = make_sites(n, libraries=2), draw_expression(make_sites(n, libraries=2))
+    sites.positions[:count] = sites.positions[0]
+    missing = {"none": np.arange(count), "all": np.arange(90, n), "some": np.append(np.arange(0, count, 2), 100)}[
+        measured
+    ]
+    known = np.setdiff1d(np.arange(n), missing)
+    folds = [
+        Fold(np.flatnonzero(np.arange(len(known)) % 2 == k), np.flatnonzero(np.arange(len(known)) % 2 != k))
+        for k in (0, 1)
+    ]
+    if not exact:
+        monkeypatch.setattr(kriging, "EXACT_SPOTS", 10)
+    kriged = cross_krige(sites, known, expression[known], None, folds, missing)
+    assert kriged.record["exact"] == exact
+    for values in (kriged.predicted, kriged.predicted_sd, kriged.out_of_fold, kriged.out_of_fold_sd):
+        assert np.isfinite(values).all()
 
 
 def test_order_does_not_matter():
@@ -278,63 +236,6 @@ def test_sd_grows_away_from_measured_spots():
     result = Kriging(sites, train).fit(train, draw_expression(sites)[train]).predict(targets)
     away = np.linalg.norm(sites.positions[targets][:, None] - sites.positions[train][None], axis=-1).min(1)
     assert np.corrcoef(away, result.sd.mean(1))[0, 1] > 0.5
-
-
-def poisson_expression(rng, n=200, genes=300):
-    """Log-normalised counts at rates that do not vary between spots; depth does, fiftyfold."""
-    depth = np.exp(rng.uniform(np.log(200), np.log(10_000), n))
-    rates = rng.dirichlet(np.full(genes, 0.5))
-    counts = rng.poisson(depth[:, None] * rates)
-    total = np.maximum(counts.sum(1), 1)
-    return np.log1p(counts / total[:, None] * 1e4).astype(np.float32), total.astype(float)
-
-
-def test_noise_and_shift_follow_from_depth():
-    expression, depth = poisson_expression(np.random.default_rng(0))
-    noise = spot_noise(expression, depth_curves(depth))
-    centred = expression - expression.mean(0)
-    residual = centred - noise.shift @ noise.loadings.T
-    scatter = (residual**2).mean(1)
-    assert noise.level.mean() == pytest.approx(1)
-    assert np.corrcoef(np.log(scatter), np.log(noise.level))[0, 1] > 0.95
-    shallow = depth < np.quantile(depth, 0.2)
-    # Without the shift, the mean of shallow spots would be off by its own size.
-    assert np.abs(residual[shallow].mean()) < 0.1 * np.abs(centred[shallow].mean())
-
-
-def test_depth_is_taken_from_values_where_it_is_not_of_counts():
-    expression, depth = poisson_expression(np.random.default_rng(1))
-    np.testing.assert_array_equal(trusted_depth(expression, depth), depth)
-    for wrong in (None, expression.sum(1)):
-        found = trusted_depth(expression, wrong)
-        assert np.median(np.abs(found / depth - 1)) < 0.01
-    assert (trusted_depth(np.zeros((3, 2), np.float32), None) > 0).all()
-
-
-def test_components_and_remainder_add_up():
-    rng = np.random.default_rng(2)
-    expression, depth = poisson_expression(rng, n=90)
-    noise = spot_noise(expression, depth_curves(depth))
-    centred = expression - expression.mean(0)
-    parts = split_components(centred, noise, np.arange(90))
-    assert len(parts.names) == len(parts.share) == parts.scores.shape[1] == parts.loadings.shape[1]
-    remainders = [centred - parts.scores[:, way] @ parts.loadings[:, way].T for way in parts.ways]
-    total = sum(remainders) / len(parts.ways) + (parts.scores * parts.share) @ parts.loadings.T
-    np.testing.assert_allclose(total, centred, atol=1e-5)
-    square = np.mean([(r**2).mean(0) for r in remainders], axis=0)
-    np.testing.assert_allclose(parts.remainder_share(centred), square / square.mean(), rtol=1e-3)
-    sketch = parts.sketch(centred, 4000)
-    assert np.mean(sketch**2) == pytest.approx(square.mean(), rel=0.05)
-
-
-@pytest.mark.parametrize("shape", [(40, 2000), (900, 800), (60, 30)])
-def test_directions_are_singular_vectors(shape):
-    rng = np.random.default_rng(0)
-    strong = rng.normal(size=(shape[0], 3)) * [30, 20, 10] @ rng.normal(size=(3, shape[1]))
-    values = (strong + rng.normal(size=shape)).astype(np.float32)
-    found, expected = leading_directions(values, 3), np.linalg.svd(values, full_matrices=False)[2][:3].T
-    np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-5)
-    np.testing.assert_allclose(np.abs((found * expected).sum(0)), 1, atol=1e-4)
 
 
 def test_choice_keeps_the_spacing(monkeypatch):
