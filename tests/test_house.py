@@ -11,7 +11,7 @@ import pytest
 import snrmix
 
 ROOT = Path(snrmix.__file__).parent
-GROUND = ("_names", "_log", "_memory", "_torchvision", "_version")
+GROUND = ("_names", "_log", "_globals", "_memory", "_torchvision", "_version")
 FLOORS = (  # from the roof down; what stands on one floor may not know what else is on it, unless it is said below
     ("cli",),
     ("demo",),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
@@ -20,6 +21,7 @@ from snrmix.data.results import CALIBRATION, MEASURED, MODEL, SD, Result
 FRAMES = ("obs", "var")
 
 
+@settled()
 def write_layer(
     path,
     data,

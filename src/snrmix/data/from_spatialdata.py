@@ -18,7 +18,9 @@ from snrmix.images.source import SectionImage, section_image
 
 AXES = ("x", "y")
 MOST_SHEAR = 0.05  # cosine between the image's axes
-LEAST_SHOWN = 0.5  # of the spots, over what the image that shows most of them shows: less is the edge of another section
+LEAST_SHOWN = (
+    0.5  # of the spots, over what the image that shows most of them shows: less is the edge of another section
+)
 MISSED = 0.02  # of the spots, by an image that is as good as one that shows them all
 
 Finder = Callable[[], Callable[[], SectionImage]]  # refuses, or tells what opens an image

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.expression import read_expression, read_measured
@@ -28,6 +29,7 @@ READING = ("units", "image", "image_key", "um_per_px", "use_rep")  # of the obje
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
 
+@settled()
 def benchmark(
     data,
     methods=None,

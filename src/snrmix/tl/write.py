@@ -43,9 +43,7 @@ def write(
     }
     if len(source.sites.libraries) > 1:
         record["libraries"] = {
-            storable(name): library_record(table, part, fit, name)
-            for part, fit in models
-            for name in part.libraries
+            storable(name): library_record(table, part, fit, name) for part, fit in models for name in part.libraries
         }
     record = writable(record)
     model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
