@@ -16,7 +16,7 @@ from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import CALIBRATION, MEASURED, MODEL, SD, Result
+from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, SD, Result
 
 FRAMES = ("obs", "var")
 
@@ -159,6 +159,9 @@ def _elements(result: Result, embedding: bool) -> dict[str, object]:
     if result.is_of_several:
         elements[f"obs/{result.name(MODEL)}"] = table.obs[result.name(MODEL)].array
         elements[f"varm/{result.name(CALIBRATION)}"] = table.varm[result.name(CALIBRATION)]
+    for part in ("obsm", "varm"):
+        if result.name(ERRORS) in getattr(table, part):
+            elements[f"{part}/{result.name(ERRORS)}"] = getattr(table, part)[result.name(ERRORS)]
     elements |= {f"var/{name}": table.var[name].to_numpy() for name in result.own_columns(table.var, table.uns)}
     if embedding:
         if CACHE_KEY not in table.obsm:
@@ -170,8 +173,9 @@ def _elements(result: Result, embedding: bool) -> dict[str, object]:
 def _present(store, elements, result: Result) -> list[str]:
     """What the store has of this result, the record last."""
     columns = result.own_columns(_columns_of(store, "var"), {*result.table.uns, *store["uns"]})
-    of_several = f"obs/{result.name(MODEL)}", f"varm/{result.name(CALIBRATION)}"
-    wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *of_several, *elements])
+    of_some = [f"obs/{result.name(MODEL)}", f"varm/{result.name(CALIBRATION)}"]
+    of_some += [f"{part}/{result.name(ERRORS)}" for part in ("obsm", "varm")]
+    wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *of_some, *elements])
     return [element for element in wanted if element in store]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -204,11 +204,10 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
     """Indices into ``names``, ascending."""
     if genes is None:
         return np.arange(len(names))
-    if isinstance(genes, numbers.Integral) and not isinstance(genes, bool):
+    if isinstance(genes, Integral) and not isinstance(genes, bool):
         if not 1 <= genes <= len(names):
             raise ValueError(f"genes={genes} must lie between 1 and the number of genes, {len(names)}.")
-        mean = np.asarray(values.mean(axis=0)).ravel()
-        return np.sort(np.argsort(-mean, kind="stable")[:genes])
+        return _highest(values, genes)
     if isinstance(genes, str):
         if genes not in table.var:
             hint = (
@@ -219,7 +218,11 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
             raise TypeError(f"var[{genes!r}] must be boolean, not {table.var[genes].dtype}.")
         chosen = set(table.var_names[table.var[genes].to_numpy(bool)])
     elif isinstance(genes, Iterable):
-        chosen = _gene_names(genes)
+        genes = list(genes)
+        number = number_among(genes, names)
+        chosen = _gene_names(gene for gene in genes if gene is not number)
+        if number is not None:
+            chosen |= set(names[_highest(values, min(number, len(names)))].tolist())
     else:
         raise TypeError(
             f"genes must be None, an int, a list of names or a boolean var column, not {type(genes).__name__}."
@@ -235,6 +238,19 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
         more = f", ... ({len(missing)} in all)" if len(missing) > len(said) else ""
         raise KeyError(f"{len(missing)} of {len(chosen)} genes are not in var_names: {', '.join(said)}{more}.")
     return np.flatnonzero(np.isin(names, list(chosen)))
+
+
+def _highest(values, n: int) -> np.ndarray:
+    """Columns of the ``n`` genes of highest mean, ascending."""
+    mean = np.asarray(values.mean(axis=0)).ravel()
+    return np.sort(np.argsort(-mean, kind="stable")[:n])
+
+
+def number_among(genes: list, names) -> int | None:
+    """The number in a list such as ``[500, "ERBB2"]``: how many genes of highest mean are asked for, beside the named."""
+    numbers = [gene for gene in genes if isinstance(gene, Integral) and not isinstance(gene, bool)]
+    alone = len(numbers) == 1 and numbers[0] > 0 and str(numbers[0]) not in set(names)
+    return numbers[0] if alone else None
 
 
 def _gene_names(genes: Iterable) -> set[str]:

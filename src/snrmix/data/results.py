@@ -17,7 +17,7 @@ from snrmix.data.table import read_mask, read_table
 PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
 UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
 
-SD, MEASURED, MODEL, CALIBRATION, MODELLED = "sd", "measured", "model", "calibration", "modelled"
+SD, MEASURED, MODEL, CALIBRATION, MODELLED, ERRORS = "sd", "measured", "model", "calibration", "modelled", "errors"
 WEIGHTS = ("weight_network", "weight_kriging")
 COLUMNS = ("pearson", "mse", "explained", "reliable", MODELLED, *WEIGHTS, CALIBRATION)  # of var
 
@@ -62,7 +62,8 @@ class Result:
         """All places that a result may take: parts of the object, and names in them."""
         return [
             ("uns", self.key), ("layers", self.key), ("layers", self.name(SD)), ("obs", self.name(MEASURED)),
-            ("obs", self.name(MODEL)), ("varm", self.name(CALIBRATION)), *(("var", self.name(one)) for one in COLUMNS),
+            ("obs", self.name(MODEL)), ("varm", self.name(CALIBRATION)), ("obsm", self.name(ERRORS)),
+            ("varm", self.name(ERRORS)), *(("var", self.name(one)) for one in COLUMNS),
         ]  # fmt: skip
 
     def taken(self) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
+from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import SectionKriging, krige_section
@@ -70,6 +71,10 @@ class SectionFit:
         Indices of the measured spots that were held out once, and so scored.
     calibration
         Makes intervals of any level.
+    errors
+        How errors hang together, for joint draws.
+    together
+        Shape (measured,), int: which spots were held out together, for kriging; -1 where never.
     network
         The trained networks; ``None`` without features.
     record
@@ -85,6 +90,8 @@ class SectionFit:
     scores: pd.DataFrame
     scored: np.ndarray
     calibration: Calibration
+    errors: Errors
+    together: np.ndarray
     network: NetworkFit | FinetunedFit | None
     record: dict
 
@@ -111,6 +118,8 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     calibration, out_of_fold_sd, predicted_sd = calibrate_members(
         section, first, scored, out_of_fold, predicted, kriged, elsewhere
     )
+    together = held_out_together(fine, len(section.measured))
+    errors = section_errors(section, out_of_fold, out_of_fold_sd, calibration, together, scored)
     held_out = {name: member.out_of_fold for name, member in members.items()}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
@@ -127,7 +136,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
             scores.genes[f"weight_{name}"] = weight
     return SectionFit(
         out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, *mean_scores(by_library), scored, calibration,
-        network, record,
+        errors, together, network, record,
     )  # fmt: skip
 
 
@@ -154,6 +163,25 @@ def fit_members(
         kriged = krige_section(section, fine, settings.device, apart=elsewhere)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     return network, kriged, members
+
+
+def held_out_together(folds: list[Fold], n: int) -> np.ndarray:
+    """Number of the fold that holds a measured spot out, int, shape (n,); -1 where none does."""
+    together = np.full(n, -1)
+    for number, fold in enumerate(folds):
+        together[fold.held_out] = number
+    return together
+
+
+def section_errors(
+    section: Section, predicted: np.ndarray, sd: np.ndarray, calibration: Calibration, together: np.ndarray, scored
+) -> Errors:
+    """Errors at the spots that were held out."""
+    sites = section.measured[scored]
+    return fit_errors(
+        section.expression[scored], predicted[scored], sd[scored], calibration, section.positions[sites],
+        section.library[sites] * (together.max() + 1) + together[scored], section.depth[scored],
+    )  # fmt: skip
 
 
 def finer(folds: list[Fold], n: int) -> list[Fold]:

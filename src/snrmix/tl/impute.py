@@ -95,7 +95,8 @@ def impute(
         ``"counts"`` (normalised to 10,000 per spot over all genes, log1p), ``"log"`` (used as they are), or ``"auto"``:
         integers are counts; ``uns["log1p"]`` or values below 20 are log.
     genes
-        Boolean var column, list of names, number of genes of highest mean on the measured spots, or ``None`` for all.
+        Boolean var column, list of names, number of genes of highest mean on the measured spots, a list of that number
+        and further names (``[500, "ERBB2"]``), or ``None`` for all.
     image
         Path, array (y, x, channels), dask array or DataArray in the pixels of ``obsm["spatial"]``, or a dict of them by
         library. ``None``: ``uns["spatial"][library]``, or the SpatialData image of highest resolution.
@@ -119,7 +120,8 @@ def impute(
         model of all libraries. Either way, libraries without measured spots (with ``share=True`` also those with fewer
         than 20) get a model of all measured ones, scored on whole libraries that it has not seen.
     mix
-        ``"snr"``, ``"mixup"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
+        ``"snr"``, ``"snr_expression"``, ``"mixup"``, ``"mixup_without_hesitation"``, ``"cmixup"``, ``"rcmixup"``,
+        ``"cutmix"``, ``"cellmix"``, ``"puzzlemix"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
     losses
         Weights of the loss terms, see `snrmix.Losses`.
     kriging
@@ -187,6 +189,8 @@ def impute(
         Parameters, seed, versions, units, image scale, training history and a table of scores of method and baselines;
         for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
         libraries with measured spots, and a gene is reliable when it is so in every one of them.
+    ``obsm["snrmix_errors"]``, ``varm["snrmix_errors"]``
+        How errors go together, for `snrmix.tl.draws`.
     ``obsm["X_histology"]``
         The embedding, reused by the next call when image, encoder and scales are unchanged.
 
@@ -311,7 +315,8 @@ def report(source: Source, models: list[Model], key: str, fill: str) -> None:
         if rare:
             logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
     logger.info(
-        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r.",
+        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r. For maps; for statistics use "
+        "snrmix.tl.draws.",
         key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
         UNITS[models[0][0].expression.input_units], fill,
     )  # fmt: skip

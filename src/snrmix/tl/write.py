@@ -7,13 +7,14 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix.data.embedding_cache import write_cache
-from snrmix.data.results import CALIBRATION, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
+from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import SectionFit
 from snrmix.engine.scores.by_library import Scores
 from snrmix.plan.features import Features
 from snrmix.plan.parts import Part
 from snrmix.plan.source import Source
+from snrmix.tl._errors import error_slots
 
 Model = tuple[Part, SectionFit]
 
@@ -46,6 +47,7 @@ def write(
             storable(name): library_record(table, part, fit, name) for part, fit in models for name in part.libraries
         }
     record = writable(record)
+    at_sites, of_genes, record[ERRORS] = error_slots(table.shape, models)
     model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
 
     result = Result(table, key)
@@ -59,6 +61,7 @@ def write(
         table.varm[result.name(CALIBRATION)] = group
     else:
         table.var[result.name(CALIBRATION)] = group[:, 0]
+    table.obsm[result.name(ERRORS)], table.varm[result.name(ERRORS)] = at_sites, of_genes
     table.obs[result.name(MEASURED)] = source.sites.to_rows(source.is_measured)
     table.uns[key] = record
     if features.embedding is not None:

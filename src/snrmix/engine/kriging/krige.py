@@ -28,6 +28,7 @@ from snrmix.engine.kriging.components import (
 )
 from snrmix.engine.kriging.covariance import LOOKS, Correlations, Covariance, KrigingSites
 from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
+from snrmix.engine.linear_algebra import one_thread
 from snrmix.engine.scaling import Standardised, standard_scale
 from snrmix.engine.section import Section
 
@@ -276,8 +277,9 @@ def choose(
     candidates, relations = correlations.candidates, correlations.between(train, train)
     values = np.concatenate([scores, remainder], axis=1)
     error, scale = np.empty((2, len(candidates), len(NUGGETS), values.shape[1]))
-    for k, covariance in enumerate(candidates):
-        error[k], scale[k] = leave_one_out(covariance.of(relations), values, noise, NUGGETS)
+    with one_thread():
+        for k, covariance in enumerate(candidates):
+            error[k], scale[k] = leave_one_out(covariance.of(relations), values, noise, NUGGETS)
     n, components = scores.shape
     choices = [_weigh(error[..., c], scale[..., c], n) for c in range(components)]
     return [*choices, _weigh(error[..., components:].mean(-1), scale[..., components:].mean(-1), n)]
