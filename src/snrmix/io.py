@@ -18,7 +18,13 @@ from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
 from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, SD, Result
 
+__all__ = ["write_layer"]
+
 FRAMES = ("obs", "var")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @settled()
@@ -74,7 +80,7 @@ def write_layer(
     """
     result = Result.find(data, key, table_key)
     root = _open_store(path)
-    path = Path(path)
+    path = Path(path).expanduser()
     name = _table_path(root, table_key)
     store = root[name] if name else root
     _check_names(store, result.table)
@@ -106,7 +112,7 @@ def _open_store(path):
             f"path={str(path)!r} is an HDF5 file, which is safest written as a whole: adata.write_h5ad('imputed.h5ad')."
         )
     try:
-        return zarr.open_group(Path(path), mode="r+", use_consolidated=False)
+        return zarr.open_group(Path(path).expanduser(), mode="r+", use_consolidated=False)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"path={str(path)!r} is no zarr store; write one first with adata.write_zarr(path) or sdata.write(path)."

@@ -11,6 +11,7 @@ import pandas as pd
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.data.identity import as_name
 from snrmix.images.arrays import as_picture
 from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.picture import is_rgb_or_grey
@@ -213,10 +214,32 @@ def _centroids(element, system: str, instances: pd.Series, region: str) -> np.nd
     from spatialdata import get_centroids
 
     centroids = get_centroids(element, coordinate_system=system).compute()
-    missing = ~instances.isin(centroids.index)
-    if missing.any():
-        raise ValueError(
-            f"{missing.sum()} rows of the table annotate instances that are not in region {region!r}, "
-            f"e.g. '{instances[missing].iloc[0]}'; drop them, or add the shapes."
-        )
-    return centroids.loc[instances.to_numpy(), list(AXES)].to_numpy(float)
+    return centroids.loc[_match(centroids.index, instances, region), list(AXES)].to_numpy(float)
+
+
+def _match(index: pd.Index, instances: pd.Series, region: str) -> np.ndarray:
+    """The instances as they are called in a region: as numbers or as text, whatever the table has.
+
+    Raises
+    ------
+    ValueError
+        For instances that the region does not have.
+    """
+    missing = ~instances.isin(index)
+    if not missing.any():
+        return instances.to_numpy()
+    by_name = {as_name(value): value for value in index}
+    names = instances.map(as_name).astype(str)
+    lost = ~names.isin(by_name)
+    if len(by_name) == len(index) and not lost.any():
+        logger.info("region %r: instances are matched by their names, %s and %s.", region, instances.dtype, index.dtype)
+        return names.map(by_name).to_numpy()
+    differ = (
+        f" The table has them as {instances.dtype}, the region as {index.dtype}, such as '{index[0]}': give both one type."
+        if instances.dtype != index.dtype and missing.all()
+        else " Either drop them, or add the shapes."
+    )
+    raise ValueError(
+        f"{lost.sum()} rows of the table annotate instances that are not in region {region!r}, e.g. "
+        f"{listing(instances[lost].iloc[:1])}.{differ}"
+    )

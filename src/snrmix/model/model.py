@@ -9,8 +9,8 @@ from dataclasses import fields
 import numpy as np
 import pandas as pd
 
+from snrmix import _checks
 from snrmix._globals import settled
-from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -27,7 +27,7 @@ from snrmix.model.saved import plain, read_model, table_of_record, table_to_reco
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
 from snrmix.plan.parts import plan_model, read_part, run_of
-from snrmix.plan.source import Source, read_source
+from snrmix.plan.source import Source, doubt, read_source
 from snrmix.tl.impute import impute
 
 OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
@@ -79,15 +79,11 @@ class SNRMix:
 
     @settled()
     def __init__(self, **options):
-        known = [*DEFAULTS, *(name for name in TRAINING if name not in DEFAULTS)]
         for name in options:
             if name in TUNING:
                 raise ValueError(f"{name}= is for snrmix.tl.impute: SNRMix keeps networks on frozen features alone.")
-            if name not in known:
-                raise TypeError(
-                    f"SNRMix() got an unexpected keyword argument {name!r}.{closest(name, known)} Options are those of "
-                    f"snrmix.tl.impute, but for its output: {listing(known, 50)}."
-                )
+        others = [name for name in TRAINING if name not in DEFAULTS]
+        _checks.arguments("SNRMix", [name for name in options if name not in DEFAULTS], DEFAULTS, others)
         self.options = {**DEFAULTS, **options}
         self._checked()
         self._network: NetworkFit | None = None
@@ -126,6 +122,7 @@ class SNRMix:
         source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
         part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
         settings = part.settings(checked)
+        doubt(source)
         features = read_features(source, checked, run_of(source, checked, [part]))
         section, encoder = part.section(features), checked.encoder
         fit = fit_section(section, part.folds, settings)
@@ -181,7 +178,7 @@ class SNRMix:
         rows_measured = None if measured is None else read_measured(table, measured, layer)
         sites = read_sites(
             data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-            with_images=self.encoding.use_rep is None,
+            measured=rows_measured, with_images=self.encoding.use_rep is None,
         )  # fmt: skip
         if rows_measured is None:
             features, _ = self._features(table, sites)

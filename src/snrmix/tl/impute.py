@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import wraps
 
@@ -10,7 +11,7 @@ from snrmix import _checks
 from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
-from snrmix.data.embedding_cache import CACHE_KEY
+from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
 from snrmix.data.results import UNITS, Result
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
@@ -18,10 +19,10 @@ from snrmix.engine.losses import Losses
 from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
 from snrmix.plan.features import Features, read_features
-from snrmix.plan.options import complete, read_options
+from snrmix.plan.options import complete, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
-from snrmix.plan.source import Source, read_source
+from snrmix.plan.source import Source, doubt, read_source
 from snrmix.tl.write import Model, library_scores, overall, write
 
 
@@ -206,6 +207,7 @@ def impute(
     >>> adata.layers["snrmix"].shape == adata.shape
     True
     """
+    _checks.arguments("impute", training, ARGUMENTS, training_names(finetune))
     _checks.flag("copy", copy)
     training |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "devices": devices}
     options = read_options(
@@ -219,8 +221,11 @@ def impute(
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
         need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
+    if source.located is not None:
+        check_cache_free(source.table)
     fill = choose_fill(fill, measured is not None, source.is_measured, options.n_folds)
     parts = plan_models(source, options)
+    doubt(source)
     settings = [part.settings(options) for part in parts]
     features = read_features(source, options, run_of(source, options, parts))
     models = fit_models(parts, settings, features)
@@ -246,8 +251,19 @@ def impute(
     }
     result = source.table.copy() if copy else source.table
     write(result, source, features, models, fill, key_added, parameters)
-    report(source, models, key_added, fill)
+    try:
+        report(source, models, key_added, fill)
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # the result is there, whatever is said of it
+        logger.warning("the result is stored, but could not be summed up: %r.", error)
     return result if copy else None
+
+
+ARGUMENTS = [name for name in inspect.signature(impute).parameters if name not in ("data", "training")]
 
 
 def check_output(table: AnnData, fill: str, key: str) -> None:
@@ -298,7 +314,8 @@ def report(source: Source, models: list[Model], key: str, fill: str) -> None:
     """Say what was written, and how far to trust it."""
     genes, methods = overall(models)
     scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
-    baseline = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].idxmin()
+    baselines = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].dropna()
+    baseline = baselines.idxmin() if len(baselines) else scores.index[0]
     logger.info(
         "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median; "
         "%d of %d genes are reliably better than every baseline%s.",

@@ -89,7 +89,22 @@ def full_layers(shape: tuple[int, int], models: list[Model], fill: str) -> tuple
             own = part.predicts[measured]
             seen = np.ix_(order[measured[own]], expression.mean_columns)
             values[seen], sds[seen] = expression.rare_values.toarray()[own], 0
+        fill_unplaced(layers, part)
     return values, sds
+
+
+def fill_unplaced(layers: tuple[np.ndarray, np.ndarray], part: Part) -> None:
+    """At rows without a position the mean of every gene over the measured spots, and its deviation."""
+    rows, expression = part.unplaced, part.expression
+    if len(rows):
+        for layer, modelled, rare in zip(
+            layers,
+            (expression.values.mean(0), expression.values.std(0)),
+            (expression.means, expression.spreads),
+            strict=True,
+        ):
+            layer[np.ix_(rows, expression.columns)] = modelled
+            layer[np.ix_(rows, expression.mean_columns)] = rare
 
 
 def scored_models(models: list[Model]) -> list[Model]:
@@ -149,6 +164,7 @@ def predicted_by(n_obs: int, models: list[Model]) -> np.ndarray:
     names = np.empty(n_obs, dtype=object)
     for part, _ in models:
         names[part.sites.order[part.predicts]] = part.name
+        names[part.unplaced] = part.name
     return names
 
 
