@@ -123,13 +123,20 @@ class Located:
         KeyError, ValueError, TypeError
             For images that cannot be read, or do not fit the coordinates.
         """
-        images = tuple(open_one() for open_one in self.openers)
-        for code, image in enumerate(images):
-            with _refusals(self.refuse):
-                self._check(code, image)
+        return self.with_images([self.open_image(code) for code in range(len(self.openers))])
+
+    def open_image(self, code: int) -> SectionImage:
+        """The image of one library, by its code; errors are those of `open`."""
+        image = self.openers[code]()
+        with _refusals(self.refuse):
+            self._check(code, image)
+        return image
+
+    def with_images(self, images: Sequence[SectionImage]) -> Sites:
+        """The sites with the images of all libraries, or with none."""
         if images:
             _warn_of_patch_sizes(self.sites.libraries, self.lattices, self.sites.unit)
-        return replace(self.sites, images=images)
+        return replace(self.sites, images=tuple(images))
 
     def _check(self, code: int, image: SectionImage) -> None:
         sites, lattice, factors = self.sites, self.lattices[code], self.factors[code]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix import _checks
+from snrmix._globals import settled
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -76,6 +77,7 @@ class SNRMix:
     >>> predicted = snrmix.SNRMix.load("model").predict(other)
     """
 
+    @settled()
     def __init__(self, **options):
         for name in options:
             if name in TUNING:
@@ -92,6 +94,7 @@ class SNRMix:
         state = "not fitted" if self._network is None else f"{len(self.genes)} genes, {self.units}"
         return f"SNRMix({state})"
 
+    @settled()
     def fit(self, data, *, measured=None) -> SNRMix:
         """Fit networks to the measured spots of an object, which is not changed.
 
@@ -136,6 +139,7 @@ class SNRMix:
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         return self
 
+    @settled()
     def predict(
         self, data, *, measured=None, layer=None, units="auto", image=None, image_key=None, um_per_px=None,
         table_key=None, library_key=None,
@@ -192,6 +196,7 @@ class SNRMix:
         predicted[:, columns] = with_measured(section, own[:, columns], predicted[:, columns], **how)
         return sites.to_rows(np.maximum(predicted, 0))
 
+    @settled()
     def save(self, folder, *, overwrite: bool = False) -> None:
         """Store the model in a folder: the networks as safetensors, everything else as JSON.
 
@@ -222,6 +227,7 @@ class SNRMix:
         write_model(folder, arrays, record, overwrite)
 
     @classmethod
+    @settled()
     def load(cls, folder, *, encoder=None) -> SNRMix:
         """Read a model that ``save`` wrote. Its predictions are those of the model that was saved, bit for bit.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from snrmix import _checks
+from snrmix._globals import settled
 from snrmix.data.embedding import DEFAULT_SCALES, check_scales, plan_embedding
 from snrmix.data.embedding_cache import check_cache_free, read_cache, write_cache
 from snrmix.data.sites import read_sites
@@ -12,6 +13,7 @@ from snrmix.plan.cost import Run, announce
 from snrmix.plan.options import choose_device
 
 
+@settled()
 def embed_histology(
     data,
     *,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix.data.expression import read_measured
@@ -21,6 +22,7 @@ SPOT = 0.25  # radius of what must be tissue, in pitches: about a spot of Visium
 ON_TISSUE = 0.5  # share of it
 
 
+@settled()
 def fill_grid(
     data,
     factor: int | None = None,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from anndata import AnnData
 
 from snrmix._checks import key_name
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix.data.expression import read_measured
 from snrmix.data.sites import read_sites
@@ -10,6 +11,7 @@ from snrmix.data.table import read_table
 from snrmix.plan.hold_out import Split
 
 
+@settled()
 def hold_out(
     data,
     *,

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix import _checks
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.expression import read_expression, read_measured
@@ -38,6 +39,7 @@ ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
 
+@settled()
 def benchmark(
     data,
     methods=None,

@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix import _checks
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
@@ -39,6 +40,7 @@ def completed(function):
     return call
 
 
+@settled()
 @completed
 def impute(
     data,

@@ -47,9 +47,7 @@ def write(
     }
     if len(source.sites.libraries) > 1:
         record["libraries"] = {
-            name.replace("/", "|"): library_record(table, part, fit, name)
-            for part, fit in models
-            for name in part.libraries
+            storable(name): library_record(table, part, fit, name) for part, fit in models for name in part.libraries
         }
     record = writable(record)
     at_sites, of_genes, record[ERRORS] = error_slots(table.shape, models)
@@ -246,7 +244,7 @@ def library_record(table: AnnData, part: Part, fit: SectionFit, name: str) -> di
 
 
 def image_record(source: Source, features: Features) -> dict:
-    """Scale of the section and sizes of the patches."""
+    """Scale of the section, sizes of the patches, and which image was read for each library."""
     sites = source.sites
     record = {
         "libraries": list(sites.libraries),
@@ -256,7 +254,13 @@ def image_record(source: Source, features: Features) -> dict:
     }
     if features.record is not None:
         record |= {name: features.record[name] for name in ("scales", "patch_side")}
+        record["read"] = {storable(name): one for name, one in features.images.items()}
     return record
+
+
+def storable(library: str) -> str:
+    """The name of a library as a key of ``uns``: h5ad and zarr take a slash for a level of their own."""
+    return library.replace("/", "|")
 
 
 def writable(value):

@@ -12,20 +12,16 @@ from pathlib import Path
 
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
 from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, SD, Result
 
-__all__ = ["write_layer"]
-
 FRAMES = ("obs", "var")
 
 
-def __dir__() -> list[str]:
-    return __all__
-
-
+@settled()
 def write_layer(
     path,
     data,
