@@ -11,8 +11,9 @@ from anndata import AnnData
 
 from snrmix import _checks
 from snrmix._names import closest, listing
+from snrmix.data.flags import read_flags, read_mask
 from snrmix.data.sites import Sites
-from snrmix.data.table import read_mask, read_table
+from snrmix.data.table import read_table
 
 PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
 UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
@@ -135,7 +136,8 @@ class Result:
         """A boolean column of ``var``, (n_vars,), missing values as ``False``; ``None`` where there is no such column."""
         if not self.has(part):
             return None
-        return self.table.var[self.name(part)].astype("boolean").fillna(False).to_numpy(dtype=bool)
+        name = self.name(part)
+        return read_flags(self.table.var[name], f"var[{name!r}]").yes
 
     def modelled_genes(self) -> list[str]:
         """Names of the genes that were modelled, in the order of ``var``.

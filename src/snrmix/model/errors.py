@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import pandas as pd
 
+from snrmix._log import logger
 from snrmix.engine.at_depth import at_depth, tell_depths
 from snrmix.engine.conformal import Calibration, calibrate
 from snrmix.engine.depth import DepthReader, fit_depth_reader, move_depth, pooled_share, tabulate_moments
@@ -116,3 +118,14 @@ def calibration_at(calibration: Calibration, sd: np.ndarray, values: np.ndarray)
     without = calibration.sd(calibration.scale(values, []))
     factor = np.median(sd / np.maximum(without, 1e-12), axis=0)
     return replace(calibration, gene_scale=calibration.gene_scale * factor)
+
+
+def say_how_good(scores: pd.DataFrame, genes: pd.DataFrame, n_spots: int) -> None:
+    """Log what a fit came to: scores per method and per gene, see `snrmix.SNRMix`."""
+    ratio = scores["mse_ratio"]
+    logger.info(
+        "fitted %d genes. On %d spots that were held out, MSE is %.3f of the mean's from the image alone (Pearson per gene %.2f "
+        "in the median) and %.3f with measured neighbours (%.2f); %d genes are reliable.",
+        len(genes), n_spots, ratio["network"], genes["pearson_network"].median(), ratio["snrmix"],
+        genes["pearson"].median(), genes["reliable"].sum(),
+    )  # fmt: skip

@@ -11,8 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix import _checks
-from snrmix._log import logger
-from snrmix._names import closest, listing
+from snrmix._globals import settled
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -24,14 +23,14 @@ from snrmix.engine.options import Training
 from snrmix.images.encoder import Encoder
 from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, describe_encoding
-from snrmix.model.errors import ImageErrors, fit_image_errors
+from snrmix.model.errors import ImageErrors, fit_image_errors, say_how_good
 from snrmix.model.networks import NO_DEPTH, Seen, held_out_of, network_pearson, unseen, with_measured
 from snrmix.model.result import Predicted, as_result, quantiles_of
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
 from snrmix.plan.parts import plan_model, read_part, run_of
-from snrmix.plan.source import Source, read_source
+from snrmix.plan.source import Source, doubt, read_source
 from snrmix.tl.impute import impute
 from snrmix.tl.write import writable
 
@@ -83,16 +82,13 @@ class SNRMix:
     >>> snrmix.pl.compare(predicted, predicted.var_names[:3])
     """
 
+    @settled()
     def __init__(self, **options):
-        known = [*DEFAULTS, *(name for name in TRAINING if name not in DEFAULTS)]
         for name in options:
             if name in TUNING:
                 raise ValueError(f"{name}= is for snrmix.tl.impute: SNRMix keeps networks on frozen features alone.")
-            if name not in known:
-                raise TypeError(
-                    f"SNRMix() got an unexpected keyword argument {name!r}.{closest(name, known)} Options are those of "
-                    f"snrmix.tl.impute, but for its output: {listing(known, 50)}."
-                )
+        others = [name for name in TRAINING if name not in DEFAULTS]
+        _checks.arguments("SNRMix", [name for name in options if name not in DEFAULTS], DEFAULTS, others)
         self.options = {**DEFAULTS, **options}
         self._checked()
         self._network: NetworkFit | None = None
@@ -104,6 +100,7 @@ class SNRMix:
         state = "not fitted" if self._network is None else f"{len(self.genes)} genes, {self.units}"
         return f"SNRMix({state})"
 
+    @settled()
     def fit(self, data, *, measured=None) -> SNRMix:
         """Fit networks to the measured spots of an object, which is not changed.
 
@@ -131,6 +128,7 @@ class SNRMix:
         source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
         part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
         settings = part.settings(checked)
+        doubt(source)
         features = read_features(source, checked, run_of(source, checked, [part]))
         section, encoder = part.section(features), checked.encoder
         fit = fit_section(section, part.folds, settings)
@@ -146,18 +144,10 @@ class SNRMix:
         table = fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         self._errors = fit_image_errors(section, part.folds, fit)
-        self._say_how_good(len(fit.scored))
+        say_how_good(self.scores, self.gene_scores, len(fit.scored))
         return self
 
-    def _say_how_good(self, n_spots: int) -> None:
-        ratio, genes = self.scores["mse_ratio"], self.gene_scores
-        logger.info(
-            "fitted %d genes. On %d spots that were held out, MSE is %.3f of the mean's from the image alone (Pearson per gene "
-            "%.2f in the median) and %.3f with measured neighbours (%.2f); %d genes are reliable.",
-            len(self.genes), n_spots, ratio["network"], genes["pearson_network"].median(), ratio["snrmix"],
-            genes["pearson"].median(), genes["reliable"].sum(),
-        )  # fmt: skip
-
+    @settled()
     def predict(
         self, data, *, measured=None, layer=None, units="auto", image=None, image_key=None, um_per_px=None,
         table_key=None, library_key=None, at_depth="spot", key_added="snrmix",
@@ -207,7 +197,7 @@ class SNRMix:
         rows_measured = None if measured is None else read_measured(table, measured, layer)
         sites = read_sites(
             data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-            with_images=self.encoding.use_rep is None,
+            measured=rows_measured, with_images=self.encoding.use_rep is None,
         )  # fmt: skip
         if rows_measured is None:
             found = self._from_image(self._features(table, sites)[0], np.zeros(len(sites), bool), at_depth)
@@ -254,6 +244,7 @@ class SNRMix:
         quantiles = quantiles_of(both.calibration)
         return Predicted(values, sd, quantiles, row, part.is_measured, at_depth, both.typical_depth)
 
+    @settled()
     def save(self, folder, *, overwrite: bool = False) -> None:
         """Store the model in a folder: the networks as safetensors, everything else as JSON.
 
@@ -285,6 +276,7 @@ class SNRMix:
         write_model(folder, arrays, record, overwrite)
 
     @classmethod
+    @settled()
     def load(cls, folder, *, encoder=None) -> SNRMix:
         """Read a model that ``save`` wrote. Its predictions are those of the model that was saved, bit for bit.
 

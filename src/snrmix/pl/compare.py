@@ -4,9 +4,11 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from snrmix._names import closest, listing
-from snrmix.data.expression import TARGET_SUM
-from snrmix.data.lattice import ADDED, nearest_distance
+from snrmix._names import listing
+from snrmix.data.expression import log_values
+from snrmix.data.flags import read_added, read_flags
+from snrmix.data.genes import missing_genes
+from snrmix.data.lattice import nearest_distance
 from snrmix.data.results import MEASURED, SD, Result
 from snrmix.data.table import matrix_of
 from snrmix.pl._figure import GREY, INK, draws, finish
@@ -21,6 +23,7 @@ SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
     "leave-library-out": "other slides left out: Pearson",
     "within-library": "regions of another slide left out: Pearson",
 }
+SHOWN = ("pearson", "explained", "explained_given_depth")
 EXPRESSION_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
@@ -59,7 +62,7 @@ def compare(
         Layer with the measured values; ``None`` for what was imputed from. Counts are drawn as log1p of counts per
         10,000.
     truth
-        Layer to draw beside the imputed one, in the same units.
+        Layer to draw beside the imputed one, with log-normalised values, or counts, which are drawn as those of ``layer``.
     library
         The library to draw; needed when there are several.
     image
@@ -96,7 +99,7 @@ def compare(
     observed[measured] = _observed(table, scene.rows[measured], columns, layer, record)
     maps = {"measured": observed, "imputed": _values(table, key, scene.rows, columns)}
     if truth is not None:
-        maps["truth"] = _values(table, truth, scene.rows, columns)
+        maps["truth"] = log_values(table, truth, scene.rows, columns, "truth")
     sd = _values(table, result.name(SD), scene.rows, columns) if result.has_sd else None
 
     units = str(record.get("units", "expression"))
@@ -120,8 +123,7 @@ def _find_genes(result: Result, genes: list[str]) -> np.ndarray:
         raise ValueError("gene is empty; pass the name of at least one gene.")
     missing = [g for g in genes if g not in table.var_names]
     if missing:
-        hint = closest(missing[0], table.var_names) or f" There are {listing(table.var_names, 5)}."
-        raise KeyError(f"gene {missing[0]!r} is not in var_names.{hint}")
+        raise KeyError(missing_genes(table, missing, len(genes)))
     if key not in table.layers:
         raise KeyError(
             f"layers[{key!r}] is missing; run snrmix.tl.impute first. layers has: {listing(table.layers.keys())}."
@@ -137,25 +139,21 @@ def _measured_rows(result: Result) -> np.ndarray:
     table, name = result.table, result.name(MEASURED)
     if name not in table.obs:
         raise KeyError(f"obs[{name!r}] is missing; run snrmix.tl.impute first. obs has: {listing(table.obs)}.")
-    return table.obs[name].to_numpy(dtype=bool)
+    return read_flags(table.obs[name], f"obs[{name!r}]").yes
 
 
 def _added_rows(table: AnnData) -> np.ndarray:
     """Sites of `snrmix.pp.fill_grid`."""
-    return table.obs[ADDED].to_numpy(dtype=bool) if ADDED in table.obs else np.zeros(table.n_obs, bool)
+    return read_added(table.obs)
 
 
 def _observed(table: AnnData, rows: np.ndarray, columns: np.ndarray, layer: str | None, record: dict) -> np.ndarray:
     """Measured values in the units of the result, shape (rows, columns)."""
     imputed_from = record.get("parameters", {}).get("layer")
-    layer = imputed_from if layer is None and imputed_from in table.layers else layer
-    matrix = sparse.csr_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
-    values = matrix[:, columns].toarray()
-    is_counts = record.get("input_units") == "counts" and np.array_equal(matrix.data, np.rint(matrix.data))
-    if not is_counts:
-        return values
-    depth = np.asarray(matrix.sum(axis=1)).reshape(-1, 1)
-    return np.log1p(TARGET_SUM * values / np.maximum(depth, 1))
+    if layer is None:
+        layer = imputed_from if imputed_from in table.layers else None
+    known = record.get("input_units") if (layer or "X") == imputed_from else None
+    return log_values(table, layer, rows, columns, "layer", known)
 
 
 def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -164,27 +162,25 @@ def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -
 
 
 def _heading(result: Result, column: int, library: str) -> str:
-    """The gene, and how well it is predicted in this library where that is known."""
-    words = f"{result.table.var_names[column]}:"
-    pearson, reliable, kind = _score(result, column, library)
-    if np.isfinite(pearson):
-        words += f" {SCORES[kind]} {pearson:.2f},"
-    if reliable is not None:
-        words += " reliable" if reliable else " not reliable"
-    return words.rstrip(":,")
+    """The gene, and what of it is predicted in this library where that is known."""
+    scores, kind = _scores(result, column, library)
+    words = [] if np.isnan(scores["pearson"]) else [f"{SCORES[kind]} {scores['pearson']:.2f}"]
+    if np.isfinite(scores["explained"]):
+        given = scores["explained_given_depth"]
+        beyond = f" ({max(given, 0):.0%} given depth)" if np.isfinite(given) else ""
+        words.append(f"{max(scores['explained'], 0):.0%} explained{beyond}")
+    return f"{result.table.var_names[column]}: {', '.join(words)}".rstrip(": ")
 
 
-def _score(result: Result, column: int, library: str) -> tuple[float, bool | None, str]:
-    """Pearson (NaN where unknown) and reliability (``None`` likewise) of a gene, and the kind of model they are of."""
+def _scores(result: Result, column: int, library: str) -> tuple[dict[str, float], str]:
+    """Scores of a gene by name, NaN where unknown, and the kind of model they are of."""
     record = result.record.get("libraries", {}).get(library.replace("/", "|"))
-    if record is not None:  # var has means over libraries
-        genes, name = record["genes"], result.table.var_names[column]
-        if name not in genes.index:
-            return np.nan, None, record["kind"]
-        return float(genes.at[name, "pearson"]), bool(genes.at[name, "reliable"]), record["kind"]
-    pearson = float(result.column("pearson", "")[column]) if result.has("pearson") else np.nan
-    reliable = result.flags("reliable")
-    return pearson, None if reliable is None else bool(reliable[column]), "own"
+    if record is None:  # else var has means over libraries
+        found = {name: result.column(name, "")[column] if result.has(name) else np.nan for name in SHOWN}
+        return found, "own"
+    genes, name = record["genes"], result.table.var_names[column]
+    known = name in genes.index
+    return {n: float(genes.at[name, n]) if known and n in genes else np.nan for n in SHOWN}, record["kind"]
 
 
 def _draw_row(

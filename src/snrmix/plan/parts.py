@@ -78,6 +78,12 @@ class Part:
         """Which of its sites it predicts, bool, shape (n,)."""
         return np.isin(np.array(self.sites.libraries), self.libraries)[self.sites.library]
 
+    @property
+    def unplaced(self) -> np.ndarray:
+        """Rows of the table that it would predict, if they had a position."""
+        sites = self.sites
+        return sites.unplaced[np.isin(np.array(sites.libraries), self.libraries)[sites.unplaced_library]]
+
     def settings(self, options: Options) -> Settings:
         """What the engine needs to know to fit it.
 

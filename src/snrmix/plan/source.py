@@ -10,9 +10,13 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix.data.depth import check_depth_key
-from snrmix.data.expression import read_measured
+from snrmix.data.expression import read_measured, warn_of_units
+from snrmix.data.from_anndata import CONCAT
+from snrmix.data.lattice import count_gaps
 from snrmix.data.sites import Located, Sites, locate_sites
 from snrmix.data.table import has_image, read_representation, read_table
+
+FEWEST_GAPS = 3  # worth a word
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,21 @@ class Source:
         return self.located is not None or self.use_rep is not None
 
 
+def doubt(source: Source) -> None:
+    """Say what is doubtful about the expression, and where the array has places that the table lacks."""
+    table, sites = source.table, source.sites
+    warn_of_units(table, sites, source.is_measured, source.layer, source.units)
+    gaps = sum(
+        count_gaps(sites.positions[own], table.obs.iloc[sites.order[own]])
+        for own in (sites.library == code for code in range(len(sites.libraries)))
+    )
+    if gaps >= FEWEST_GAPS:
+        logger.info(
+            "the array has %d places amid the spots without a row in the table, as after filtering spots: "
+            "snrmix.pp.fill_grid(adata, spacing_um=...), at the pitch of the array, brings them back to be imputed.", gaps,
+        )  # fmt: skip
+
+
 def read_source(
     data, *, measured=None, layer=None, units="auto", genes=None, image=None, image_key=None, um_per_px=None,
     table_key=None, use_rep=None, library_key=None, depth_key=None,
@@ -67,15 +86,16 @@ def read_source(
     with_images = use_rep is None and (asked or has_image(data, table))
     located = locate_sites(
         data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-        with_images=with_images,
+        measured=rows_measured, with_images=with_images,
     )  # fmt: skip
     sites, features = located.sites, None
     if use_rep is not None:
-        features = read_representation(table, use_rep)[sites.order]
+        features = read_representation(table, use_rep, sites.order)
     elif not with_images:
         logger.warning(
             "no image and no use_rep: imputing from the measured neighbours in space alone. Histology adds much: pass "
-            "image= (path or array in the pixels of obsm['spatial']), or use_rep= with features that are in obsm."
+            "image= (path or array in the pixels of obsm['spatial']), or use_rep= with features that are in obsm.%s",
+            f" {CONCAT}" if data is table and not table.uns.get("spatial") else "",
         )
     if isinstance(genes, Iterable) and not isinstance(genes, str):
         genes = list(genes)  # it is read once per model

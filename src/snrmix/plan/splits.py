@@ -8,8 +8,8 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
+from snrmix.data.flags import read_mask
 from snrmix.data.sites import Sites
-from snrmix.data.table import read_mask
 from snrmix.engine.folds import Fold, beyond_held_out, make_folds, single_split
 from snrmix.engine.mix import Mixing
 from snrmix.plan.options import Options

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from snrmix._globals import settled
 from snrmix.data.results import SD
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.neighbours import distance_to_measured
@@ -17,6 +18,7 @@ RESAMPLES = 500
 BAND = 0.95
 
 
+@settled()
 def coverage(
     data,
     held_out="measured_held_out",

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from snrmix._globals import settled
 from snrmix.tl._by_gene import Evaluation, score_by_gene
 from snrmix.tl._held_out import MIN_HELD_OUT, choose_modelled, read_held_out, read_truth
 
 
+@settled()
 def evaluate(
     data,
     held_out,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
@@ -8,10 +9,11 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix import _checks
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
-from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import UNITS, Result
+from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
+from snrmix.data.results import Result
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
@@ -19,11 +21,12 @@ from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
 from snrmix.plan.depth import choose_depth, warn_of_other_depths
 from snrmix.plan.features import Features, read_features
-from snrmix.plan.options import complete, read_options
+from snrmix.plan.options import complete, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
-from snrmix.plan.source import Source, read_source
-from snrmix.tl.write import Model, library_scores, overall, write
+from snrmix.plan.source import doubt, read_source
+from snrmix.tl._report import report
+from snrmix.tl.write import Model, write
 
 
 def completed(function):
@@ -37,6 +40,7 @@ def completed(function):
     return call
 
 
+@settled()
 @completed
 def impute(
     data,
@@ -226,6 +230,7 @@ def impute(
     >>> adata.layers["snrmix"].shape == adata.shape
     True
     """
+    _checks.arguments("impute", training, ARGUMENTS, training_names(finetune))
     _checks.flag("copy", copy)
     _checks.choice("at_depth", at_depth, ("auto", "spot", "typical"))
     training |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "devices": devices}
@@ -240,8 +245,11 @@ def impute(
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
         depth_key=depth_key, need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
+    if source.located is not None:
+        check_cache_free(source.table)
     fill = choose_fill(fill, measured is not None, source.is_measured, options.n_folds)
     parts = plan_models(source, options)
+    doubt(source)
     at_depth, typical = choose_depth(at_depth, fill, parts)
     warn_of_other_depths(source, parts, depth_key)
     settings = [replace(part.settings(options), typical_depth=typical) for part in parts]
@@ -271,8 +279,19 @@ def impute(
     }
     result = source.table.copy() if copy else source.table
     write(result, source, features, models, fill, key_added, parameters, typical)
-    report(source, models, key_added, fill, at_depth)
+    try:
+        report(source, models, key_added, fill, at_depth)
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # the result is there, whatever is said of it
+        logger.warning("the result is stored, but could not be summed up: %r.", error)
     return result if copy else None
+
+
+ARGUMENTS = [name for name in inspect.signature(impute).parameters if name not in ("data", "training")]
 
 
 def check_output(table: AnnData, fill: str, key: str) -> None:
@@ -317,34 +336,3 @@ def fit_models(parts: list[Part], settings: list[Settings], features: Features) 
             logger.info("model %d of %d: %s.", number, len(parts), part.name)
         models.append((part, part.fit(features, how)))
     return models
-
-
-def report(source: Source, models: list[Model], key: str, fill: str, at_depth: str) -> None:
-    """Say what was written, and how far to trust it."""
-    genes, methods = overall(models)
-    scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
-    known = bool(np.isfinite(scores["depth"]))
-    given = f", {genes['pearson_given_depth'].median():.2f} beyond what depth says" if known else ""
-    baseline = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].idxmin()
-    logger.info(
-        "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median%s; %d of %d "
-        "genes are reliable: better than their mean%s%s.",
-        scores["snrmix"], baseline, scores[baseline], genes["pearson"].median(), given, genes["reliable"].sum(), len(genes),
-        " and than depth alone" if known else "",
-        " (means over libraries; reliable in each)" if several else "",
-    )  # fmt: skip
-    if scores["snrmix"] >= scores[baseline]:
-        logger.warning("this is no better than %s here; see uns[%r]['scores'].", baseline, key)
-    for part, fit in models:
-        if len(models) > 1:
-            ratio, pearson = fit.scores.loc["snrmix", ["mse_ratio", "pearson"]]
-            logger.info("%s: MSE %.3f of the mean's, mean Pearson %.2f (%s).", part.name, ratio, pearson, part.kind)
-        rare = len(part.expression.mean_columns)
-        if rare:
-            logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
-    logger.info(
-        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r, at_depth=%r. For maps; for "
-        "statistics use snrmix.tl.draws.",
-        key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
-        UNITS[models[0][0].expression.input_units], fill, at_depth,
-    )  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix._checks import choice, flag, key_name, whole_number
+from snrmix._globals import settled
 from snrmix._names import closest, listing
 from snrmix.data.results import Result
 from snrmix.engine.contrasts import rank_sum, welch
@@ -16,6 +17,7 @@ METHODS = ("t-test", "t-test_overestim_var", "wilcoxon")
 CORRECTIONS = ("benjamini-hochberg", "bonferroni")
 
 
+@settled()
 def rank_genes_groups(
     data,
     groupby: str,

@@ -47,9 +47,7 @@ def write(
     }
     if len(source.sites.libraries) > 1:
         record["libraries"] = {
-            name.replace("/", "|"): library_record(table, part, fit, name)
-            for part, fit in models
-            for name in part.libraries
+            storable(name): library_record(table, part, fit, name) for part, fit in models for name in part.libraries
         }
     record = writable(record)
     at_sites, of_genes, record[ERRORS] = error_slots(table.shape, models)
@@ -98,7 +96,22 @@ def full_layers(shape: tuple[int, int], models: list[Model], fill: str) -> tuple
             own = part.predicts[measured]
             seen = np.ix_(order[measured[own]], expression.mean_columns)
             values[seen], sds[seen] = expression.rare_values.toarray()[own], 0
+        fill_unplaced(layers, part)
     return values, sds
+
+
+def fill_unplaced(layers: tuple[np.ndarray, np.ndarray], part: Part) -> None:
+    """At rows without a position the mean of every gene over the measured spots, and its deviation."""
+    rows, expression = part.unplaced, part.expression
+    if len(rows):
+        for layer, modelled, rare in zip(
+            layers,
+            (expression.values.mean(0), expression.values.std(0)),
+            (expression.means, expression.spreads),
+            strict=True,
+        ):
+            layer[np.ix_(rows, expression.columns)] = modelled
+            layer[np.ix_(rows, expression.mean_columns)] = rare
 
 
 def scored_models(models: list[Model]) -> list[Model]:
@@ -159,6 +172,7 @@ def predicted_by(n_obs: int, models: list[Model]) -> np.ndarray:
     names = np.empty(n_obs, dtype=object)
     for part, _ in models:
         names[part.sites.order[part.predicts]] = part.name
+        names[part.unplaced] = part.name
     return names
 
 
@@ -230,7 +244,7 @@ def library_record(table: AnnData, part: Part, fit: SectionFit, name: str) -> di
 
 
 def image_record(source: Source, features: Features) -> dict:
-    """Scale of the section and sizes of the patches."""
+    """Scale of the section, sizes of the patches, and which image was read for each library."""
     sites = source.sites
     record = {
         "libraries": list(sites.libraries),
@@ -240,7 +254,13 @@ def image_record(source: Source, features: Features) -> dict:
     }
     if features.record is not None:
         record |= {name: features.record[name] for name in ("scales", "patch_side")}
+        record["read"] = {storable(name): one for name, one in features.images.items()}
     return record
+
+
+def storable(library: str) -> str:
+    """The name of a library as a key of ``uns``: h5ad and zarr take a slash for a level of their own."""
+    return library.replace("/", "|")
 
 
 def writable(value):
