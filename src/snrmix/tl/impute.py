@@ -252,7 +252,9 @@ def impute(
     doubt(source)
     at_depth, typical = choose_depth(at_depth, fill, parts)
     warn_of_other_depths(source, parts, depth_key)
-    settings = [replace(part.settings(options), typical_depth=typical) for part in parts]
+    settings = [
+        replace(part.settings(options), typical_depth=depth) for part, depth in zip(parts, typical, strict=True)
+    ]
     features = read_features(source, options, run_of(source, options, parts))
     models = fit_models(parts, settings, features)
     parameters = {
