@@ -70,7 +70,7 @@ def test_a_model_of_format_1_predicts_what_its_numbers_say(folder, arrays):
     outputs = (hidden @ w["head_weight"] + w["head_bias"]) * arrays["targets.scale"][:, None, None]
     expected = np.maximum((outputs @ arrays["targets.basis"] + arrays["targets.mean"][:, None]).mean(0), 0)
     model = snrmix.SNRMix.load(folder)
-    np.testing.assert_allclose(model.predict(adata), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.predict(adata).X, expected, rtol=1e-4, atol=1e-5)
     assert list(model.genes) == GENES and model.units == "log1p(counts per 10,000)"
     assert model.scores.loc["snrmix", "pearson"] == 0.7 and (expected > 0).any()
 
