@@ -54,7 +54,7 @@ lint: $(VENV)/test.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-test: lint
+test: lint $(VENV)/workflows.stamp
 	@echo "==> Running the tests (a few minutes)"
 	@$(BIN)/python -m pytest --durations=15
 

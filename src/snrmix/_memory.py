@@ -27,24 +27,30 @@ def free_memory() -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """What the limits of the process's control groups, and of those around them, leave."""
-    for version, folder in _groups():
+    for version, folder in control_groups("memory"):
         limit_file, use_file, cache = LIMIT_USE_CACHE[version]
         limit, use = _number(folder / limit_file), _number(folder / use_file)
         if limit is not None and use is not None:
             yield limit - use + _page_cache(folder / "memory.stat", cache)
 
 
-def _groups() -> Iterator[tuple[int, Path]]:
-    """Version and folder of the process's group and of all around it; in a container the outermost is the container's."""
+def control_groups(controller: str) -> Iterator[tuple[int, Path]]:
+    """Version and folder of the process's group and of all around it; in a container the outermost is the container's.
+
+    Parameters
+    ----------
+    controller
+        ``"memory"`` or ``"cpu"``: what the groups limit.
+    """
     try:
         lines = OWN_GROUP.read_text().splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        version, root = (1, GROUPS / "memory") if controllers else (2, GROUPS)
+        version, root = (1, GROUPS / controller) if controllers else (2, GROUPS)
         own = Path(path.lstrip("/"))
         for part in (own, *own.parents):
             yield version, root / part

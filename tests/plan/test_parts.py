@@ -1,7 +1,6 @@
 """Several slides in one object: a model of each, a shared one, and slides that have an image alone."""
 
 import logging
-import re
 
 import anndata
 import numpy as np
@@ -9,7 +8,6 @@ import pandas as pd
 import pytest
 
 import snrmix
-from snrmix.cli import main
 from snrmix.engine.folds import Fold
 from snrmix.plan.splits import settle_neighbours
 
@@ -463,59 +461,3 @@ def test_benchmark_scores_slides_as_impute_and_evaluate_do(pair, share):
     ours = result.set_index("gene")
     for name in ("mse", "mse_mean", "pearson"):
         np.testing.assert_allclose(ours[name], scores.loc[ours.index, name], rtol=1e-3, atol=1e-4)
-
-
-def test_command_line_shares_on_demand(pair, tmp_path):
-    pair.write_h5ad(tmp_path / "in.h5ad")
-    options = ["--encoder", "colour", "--max-epochs", "1", "--n-folds", "2", "--genes", "5", "--share"]
-    assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *options]) == 0
-    assert anndata.read_h5ad(tmp_path / "out.h5ad").uns["snrmix"]["parameters"]["share"]
-
-
-def test_command_line_takes_the_arguments_of_impute(pair, tmp_path, monkeypatch, capsys):
-    pair.write_h5ad(tmp_path / "in.h5ad")
-    calls = []
-    monkeypatch.setattr(snrmix.tl, "impute", lambda data, **options: calls.append(options))
-    for number, options in enumerate(
-        (
-            ["--image", "a.tif"],
-            ["--image", "left=a.tif", "--image", "right=b=c.tif"],
-            ["--finetune"],
-            ["--finetune", "last", "--scales", "1.15", "2.3", "--preset", "paper"],
-        )
-    ):
-        assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / f"{number}.h5ad"), *options]) == 0
-    assert calls == [
-        {"image": "a.tif"},
-        {"image": {"left": "a.tif", "right": "b=c.tif"}},
-        {"finetune": True},
-        {"finetune": "last", "scales": [1.15, 2.3], "preset": "paper"},
-    ]
-    for images, says in (
-        (["a.tif", "b.tif"], "--image 'a.tif' does not name its slide; write --image A=a.tif"),
-        (["left=a.tif", "left=b.tif"], "--image names slide 'left' twice"),
-    ):
-        options = [part for image in images for part in ("--image", image)]
-        assert main(["impute", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *options]) == 1
-        assert says in capsys.readouterr().err
-
-
-def test_command_line_ends_in_one_line_where_it_cannot_go_on(tmp_path, capsys):
-    (tmp_path / "junk.h5ad").write_text("no HDF5")
-    (tmp_path / "junk.zarr").mkdir()
-    for source, target, says in (
-        ("junk.h5ad", "out.h5ad", "junk.h5ad' cannot be read as AnnData or SpatialData: "),
-        ("junk.zarr", "out.h5ad", "junk.zarr' cannot be read as AnnData or SpatialData: "),
-        ("none.h5ad", "out.h5ad", "none.h5ad' does not exist"),
-        ("junk.h5ad", "folder/out.h5ad", "the folder of output .*folder/out.h5ad' does not exist; make it first"),
-    ):
-        assert main(["impute", str(tmp_path / source), "-o", str(tmp_path / target)]) == 1
-        assert re.fullmatch(f"snrmix: error: .*{says}.*\n", capsys.readouterr().err)
-
-
-def test_command_line_names_every_mixing_strategy(capsys):
-    with pytest.raises(SystemExit):
-        main(["impute", "--help"])
-    words = set(re.findall(r"\w+", capsys.readouterr().out))
-    ours = {name for name, strategy in snrmix.engine.mix.MIXINGS.items() if strategy.__module__.startswith("snrmix")}
-    assert {"snr", "none"} <= ours <= words

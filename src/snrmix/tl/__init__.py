@@ -3,6 +3,7 @@ from snrmix.tl.coverage import coverage
 from snrmix.tl.draws import draws
 from snrmix.tl.evaluate import evaluate
 from snrmix.tl.impute import impute
+from snrmix.tl.impute_cohort import impute_cohort
 from snrmix.tl.interval import interval
 from snrmix.tl.leiden_consensus import leiden_consensus
 from snrmix.tl.pool import pool
@@ -16,6 +17,7 @@ __all__ = [
     "draws",
     "evaluate",
     "impute",
+    "impute_cohort",
     "interval",
     "leiden_consensus",
     "pool",

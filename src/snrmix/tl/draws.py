@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from snrmix._checks import choice, whole_number
+from snrmix._globals import settled
 from snrmix.data.results import ERRORS, Result
 from snrmix.engine.draws import Values, draw_values
 from snrmix.engine.errors import Errors
@@ -13,6 +14,7 @@ from snrmix.tl._errors import StoredErrors, read_errors
 KINDS = ("observed", "expected")
 
 
+@settled()
 def draws(
     data,
     n_draws: int = 20,

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 
 from snrmix._checks import key_name, positive, whole_number
+from snrmix._globals import settled
 from snrmix.data.results import Result
 from snrmix.engine.consensus import consensus
 from snrmix.tl.draws import DrawSource
 from snrmix.tl.pool import as_table
 
 
+@settled()
 def leiden_consensus(
     data,
     *,

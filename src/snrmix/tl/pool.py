@@ -6,6 +6,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._checks import whole_number
+from snrmix._globals import settled
 from snrmix.data.results import Result
 from snrmix.engine.pooling import Pooled, pool_both, pool_missing, pool_replaced
 from snrmix.tl.draws import DrawSource
@@ -13,6 +14,7 @@ from snrmix.tl.draws import DrawSource
 REPLACEMENTS = 2  # draws of replaced values for each draw of the missing ones
 
 
+@settled()
 def pool(
     data,
     function: Callable,

@@ -6,15 +6,18 @@ import numpy as np
 import pandas as pd
 
 from snrmix._checks import choice, flag, key_name, whole_number
+from snrmix._globals import settled
 from snrmix._names import closest, listing
 from snrmix.data.results import Result
 from snrmix.engine.contrasts import rank_sum, welch
-from snrmix.tl.pool import Pooled, pool_result
+from snrmix.engine.pooling import Pooled
+from snrmix.tl.pool import pool_result
 
 METHODS = ("t-test", "t-test_overestim_var", "wilcoxon")
 CORRECTIONS = ("benjamini-hochberg", "bonferroni")
 
 
+@settled()
 def rank_genes_groups(
     data,
     groupby: str,

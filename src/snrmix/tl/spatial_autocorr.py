@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix._checks import choice, flag, key_name
+from snrmix._globals import settled
 from snrmix._names import closest, listing
 from snrmix.data.results import Result
 from snrmix.tl.pool import as_table, pool_result
@@ -13,6 +14,7 @@ from snrmix.tl.pool import as_table, pool_result
 MODES = {"moran": ("I", "moranI"), "geary": ("C", "gearyC")}
 
 
+@settled()
 def spatial_autocorr(
     data,
     *,

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+import snrmix
 from snrmix.engine.folds import Fold
+from snrmix.engine.kriging import choice, systems
 from snrmix.engine.kriging import krige as kriging
-from snrmix.engine.kriging import systems
+from snrmix.engine.kriging.choice import choice_spots, leave_one_out
 from snrmix.engine.kriging.covariance import Correlations, KrigingSites
-from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, krige_section, leave_one_out
+from snrmix.engine.kriging.krige import Kriging, cross_krige, krige_section
 from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN
 from snrmix.engine.scores.baselines import spatial_knn
 from snrmix.engine.section import Section
@@ -239,7 +241,7 @@ def test_sd_grows_away_from_measured_spots():
 
 
 def test_choice_keeps_the_spacing(monkeypatch):
-    monkeypatch.setattr(kriging, "CHOICE_SPOTS", 500)
+    monkeypatch.setattr(choice, "CHOICE_SPOTS", 500)
     sites, train = make_sites(4000, features=0), np.arange(4000)
     some = choice_spots(sites, train, np.arange(4000))
     assert len(some) == len(np.unique(some)) == 500
@@ -285,3 +287,26 @@ def test_features_that_hardly_any_site_has_do_not_break_kriging():
     fold = Fold(np.arange(60), np.arange(60, 80))
     kriged = cross_krige(sites, np.arange(80), expression, None, [fold], np.arange(80, 120))
     assert np.isfinite(kriged.predicted).all() and np.isfinite(kriged.out_of_fold[60:]).all()
+
+
+def test_small_systems_are_solved_with_one_thread(monkeypatch):
+    """Else a busy machine spends its time on threads that wait; and the limit ends with the solving."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from snrmix.engine.kriging import choice as module
+
+    seen, leave_one_out = [], module.leave_one_out
+
+    def watch(*arguments):
+        seen.append({pool["num_threads"] for pool in threadpool_info()})
+        return leave_one_out(*arguments)
+
+    monkeypatch.setattr(module, "leave_one_out", watch)
+    with threadpool_limits(2):
+        before = {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+        adata = snrmix.datasets.synthetic_tissue(n_rows=9, n_genes=24, image_px_per_pitch=16)
+        snrmix.tl.impute(adata, encoder="colour", n_folds=2, max_epochs=1)
+        assert seen
+        assert all(counts == {1} for counts in seen)
+        after = {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+        assert before.items() <= after.items()

@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 
 from snrmix.engine.kriging.covariance import Correlations, Relations
+from snrmix.engine.linear_algebra import one_thread
 from snrmix.engine.neighbours import nearest
 
 NUGGETS = np.append(10.0 ** np.array([-1.5, -0.5, 0.5, 1.5]), 1e6)
@@ -147,11 +148,12 @@ def solve_near(observed: Observed, targets: np.ndarray, device: str = "cpu") -> 
     near = neighbourhoods(observed.correlations, observed.train, targets)
     mean = np.zeros((len(targets), observed.scores.shape[1]))
     variance, weights = np.zeros((len(targets), len(observed.choices))), np.zeros(near.shape)
-    for start in range(0, len(targets), TARGETS_AT_ONCE):
-        rows = slice(start, start + TARGETS_AT_ONCE)
-        mean[rows], variance[rows], weights[rows] = _solve_batch(
-            observed, targets[rows], near[rows], target_noise[rows], device
-        )
+    with one_thread():
+        for start in range(0, len(targets), TARGETS_AT_ONCE):
+            rows = slice(start, start + TARGETS_AT_ONCE)
+            mean[rows], variance[rows], weights[rows] = _solve_batch(
+                observed, targets[rows], near[rows], target_noise[rows], device
+            )
     starts = np.arange(len(targets) + 1) * near.shape[1]
     smoother = sparse.csr_array((weights.ravel(), near.ravel(), starts), shape=(len(targets), len(observed.train)))
     return Solved(mean, variance[:, :-1], smoother, variance[:, -1])

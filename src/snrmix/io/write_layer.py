@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
@@ -20,6 +21,7 @@ from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, SD, Result
 FRAMES = ("obs", "var")
 
 
+@settled()
 def write_layer(
     path,
     data,
@@ -72,7 +74,7 @@ def write_layer(
     """
     result = Result.find(data, key, table_key)
     root = _open_store(path)
-    path = Path(path)
+    path = Path(path).expanduser()
     name = _table_path(root, table_key)
     store = root[name] if name else root
     _check_names(store, result.table)
@@ -104,7 +106,7 @@ def _open_store(path):
             f"path={str(path)!r} is an HDF5 file, which is safest written as a whole: adata.write_h5ad('imputed.h5ad')."
         )
     try:
-        return zarr.open_group(Path(path), mode="r+", use_consolidated=False)
+        return zarr.open_group(Path(path).expanduser(), mode="r+", use_consolidated=False)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"path={str(path)!r} is no zarr store; write one first with adata.write_zarr(path) or sdata.write(path)."

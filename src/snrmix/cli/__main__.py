@@ -1,0 +1,7 @@
+"""``python -m snrmix.cli``."""
+
+import sys
+
+from snrmix.cli import main
+
+sys.exit(main())
