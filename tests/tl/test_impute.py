@@ -293,6 +293,7 @@ def test_only_results_are_added(half, impute, assert_unchanged):
     for part in ("obs", "var"):
         setattr(half, part, getattr(half, part)[getattr(before, part).columns])
     del half.uns["mine"], half.uns["X_histology"], half.obsm["X_histology"]
+    del half.obsm["mine_errors"], half.varm["mine_errors"]
     assert_unchanged(before, half)
 
 
