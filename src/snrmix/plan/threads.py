@@ -13,7 +13,7 @@ from snrmix._memory import control_groups
 
 PATIENT = {
     # Threads that wait for work sleep, and do not spin. OpenBLAS, which NumPy and SciPy bring, spins all the same: it gets one
-    # thread. Beside other work, two of its threads took 2.5 times the processor time of one for the same run.
+    # thread. Beside other work, two of its threads took twice the processor time of one for the same run.
     "OMP_WAIT_POLICY": "passive",
     "KMP_BLOCKTIME": "0",
     "OPENBLAS_NUM_THREADS": "1",
