@@ -28,7 +28,8 @@ from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge
 from snrmix.plan.splits import settle_neighbours
-from snrmix.tl._methods import METHODS, Case
+from snrmix.tl import _methods
+from snrmix.tl._methods import Case, Method
 
 DEFAULT = "as it is"
 COLUMNS = {"network": "network alone", "stack": "stack"}
@@ -39,6 +40,7 @@ GROUPS = {
         "none": {"mix": "none"},
         "mixup": {"mix": "mixup"},
         "mixup without hesitation": {"mix": "mixup_without_hesitation"},
+        "mixup without hesitation, 40 epochs": {"mix": "mixup_without_hesitation", "max_epochs": 40},
         "C-Mixup": {"mix": "cmixup"},
         "RC-Mixup": {"mix": "rcmixup"},
         "SNR, authors' program": {"mix": "snr_expression"},
@@ -92,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_options(parser, seeds=range(5))
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups of variants")
+    parser.add_argument("--variants", nargs="+", help="some of these groups' variants, by name")
     parser.add_argument("--share", type=float, default=0.5, help="share of the spots that is hidden")
     parser.add_argument("--read", nargs="+", type=Path, help="tables by split of earlier runs, instead of running")
     options = parser.parse_args()
@@ -126,12 +129,18 @@ def run(options) -> pd.DataFrame:
 def run_section(adata, image: dict, options) -> list[dict]:
     """Ratios of all variants on one section. Kriging is done once per split."""
     variants = [("default", DEFAULT, {})]
-    variants += [(group, name, change) for group in options.only for name, change in GROUPS[group].items()]
-    methods = {}
-    for group, variant, change in variants:
-        for column in COLUMNS:
-            methods[f"{group} | {variant} | {column}"] = Variant(change, column)
-    METHODS.update(methods)
+    variants += [
+        (group, name, change)
+        for group in options.only
+        for name, change in GROUPS[group].items()
+        if options.variants is None or name in options.variants
+    ]
+    methods = {
+        f"{group} | {variant} | {column}": Variant(change, column)
+        for group, variant, change in variants
+        for column in COLUMNS
+    }
+    _methods.METHODS = tuple(Method(name, predict) for name, predict in methods.items())
     splits = [{"share": options.share, "random_state": seed} for seed in options.seeds]
     result = snrmix.tl.benchmark(adata, list(methods), splits=splits, genes=options.genes, **image)
     sums = result.groupby(["split", "method"], observed=True)[["mse", "mse_mean"]].sum()

@@ -76,6 +76,8 @@ def insert_tables(app, docname, source):
     if docname == "benchmarks":
         tables = [path.read_text() for path in sorted((HERE / "_tables").glob("*.md"))]
         source[0] = source[0].replace(TABLES_HERE, "\n\n".join(tables) or NO_TABLES)
+    for path in (HERE / "_tables").glob("*.md"):
+        source[0] = source[0].replace(f"% table {path.stem}", path.read_text())
 
 
 def setup(app):

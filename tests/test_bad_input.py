@@ -51,7 +51,9 @@ def coordinates_of_text(adata, folder):
     return {}
 
 
-@refused(ValueError, "obsm['spatial'] is NaN or infinite at 1 of 117 spots", "drop these spots")
+@refused(
+    ValueError, "obsm['spatial'] is NaN or infinite at 1 of 117 spots that are measured", "drop them: adata = adata["
+)
 def coordinates_missing_for_a_spot(adata, folder):
     adata.obsm["spatial"][3] = np.nan
     return {}
@@ -119,7 +121,7 @@ def library_key_missing(adata, folder):
     return {"library_key": "slide"}
 
 
-@refused(ValueError, "obs['library_id']", "1 missing values", "every observation needs a library")
+@refused(ValueError, "obs['library_id']", "1 missing values, e.g. at", "every observation needs a library")
 def library_missing_for_a_spot(adata, folder):
     adata.obs["library_id"] = adata.obs["library_id"].astype(object)
     adata.obs.loc[adata.obs_names[5], "library_id"] = None
@@ -316,30 +318,30 @@ def measured_column_missing(adata, folder):
     return {"measured": "measurd"}
 
 
-@refused(TypeError, "obs['measured']", "must be boolean", "object", "== 'True'")
+@refused(TypeError, "obs['measured'] must be boolean", "text and holds 'kept', 'failed'", "== 'kept'")
 def measured_column_of_text(adata, folder):
-    adata.obs["measured"] = pd.Series(np.where(half(adata), "True", "False"), adata.obs_names, dtype=object)
+    adata.obs["measured"] = pd.Series(np.where(half(adata), "kept", "failed"), adata.obs_names, dtype=object)
     return {"measured": "measured"}
 
 
-@refused(TypeError, "obs['measured']", "1 missing values", ".fillna(False)")
+@refused(ValueError, "obs['measured']", "1 missing values, at", "unknown is neither yes nor no", ".fillna(False)")
 def measured_column_with_missing_values(adata, folder):
     adata.obs["measured"] = pd.array([None, *half(adata)[1:]], dtype="boolean")
     return {"measured": "measured"}
 
 
-@refused(TypeError, "measured must be boolean", "not int64", "measured=adata.obs['x'] == 1")
+@refused(TypeError, "measured must be boolean", "is int64 and holds '1', '2'", "measured=adata.obs['x'] == 2")
 def measured_of_integers(adata, folder):
-    return {"measured": half(adata).astype(int)}
+    return {"measured": 2 - half(adata).astype(int)}
 
 
-@refused(TypeError, "obs['measured'] must be boolean, not int64", "measured=adata.obs['measured'] == 1")
+@refused(TypeError, "obs['measured'] must be boolean", "holds '0', '1', '2'", "measured=adata.obs['measured'] == 2")
 def measured_column_of_integers(adata, folder):
-    adata.obs["measured"] = half(adata).astype(int)
+    adata.obs["measured"] = np.arange(adata.n_obs) % 3
     return {"measured": "measured"}
 
 
-@refused(TypeError, "measured must be boolean", "not float")
+@refused(TypeError, "measured must be boolean, one value per observation, not float")
 def measured_of_another_type(adata, folder):
     return {"measured": 0.5}
 
@@ -433,8 +435,8 @@ def units_unknown(adata, folder):
 
 @refused(ValueError, "largest value 1000", "units='counts'", "units='log'", "layer=")
 def units_that_cannot_be_told(adata, folder):
-    adata.X = adata.X / adata.X.max() * 1000
-    adata.X.data[0] = 0.5
+    adata.X.data = np.random.default_rng(0).exponential(100, adata.X.nnz)
+    adata.X.data[0] = 1000
     return {}
 
 
@@ -544,9 +546,9 @@ def validation_column_missing(adata, folder):
     return {"n_folds": 1, "validation": "held_out", "measured": half(adata)}
 
 
-@refused(TypeError, "obs['some'] must be boolean, not int64", "validation=adata.obs['some'] == 1")
+@refused(TypeError, "obs['some'] must be boolean", "is int64 and holds '2'", "validation=adata.obs['some'] == 2")
 def validation_column_of_numbers(adata, folder):
-    adata.obs["some"] = 1
+    adata.obs["some"] = 2
     return {"n_folds": 1, "validation": "some", "measured": half(adata)}
 
 

@@ -30,10 +30,13 @@ __all__ = [*_MODULES, *_LAZY]
 
 
 def __getattr__(name):
-    if name in _MODULES:
-        return importlib.import_module(f"snrmix.{name}")
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    from snrmix._log import quiet
+
+    with quiet():  # what other packages warn of while they are loaded is not about the user's work
+        if name in _MODULES:
+            return importlib.import_module(f"snrmix.{name}")
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'snrmix' has no attribute {name!r}")
 
 

@@ -91,6 +91,55 @@ def choice(name: str, value, known: Iterable[str]):
     return value
 
 
+SAID_ELSEWHERE = {  # what other packages call an argument, and what it is here
+    "random_state": ("seed", "random_seed", "rng"),
+    "genes": ("n_genes", "n_top_genes", "hvg", "highly_variable", "gene_names", "var_names", "use_genes"),
+    "library_key": ("batch_key", "sample_key", "slide_key", "section_key", "library_id", "batch", "sample"),
+    "copy": ("inplace", "in_place"),
+    "max_epochs": ("epochs", "n_epochs", "num_epochs"),
+    "learning_rate": ("lr",),
+    "accelerator": ("device", "gpu", "use_gpu"),
+    "measured": ("mask", "obs_mask", "in_tissue"),
+    "image": ("img", "image_path", "he", "histology"),
+    "um_per_px": ("mpp", "pixel_size", "microns_per_pixel"),
+    "n_folds": ("folds", "cv", "n_splits"),
+    "mix": ("k", "n_neighbors", "n_neighs"),
+    "encoder": ("model", "backbone", "feature_extractor"),
+    "use_rep": ("obsm_key", "rep"),
+    "key_added": ("key", "layer_added"),
+    "table_key": ("table", "table_name"),
+}
+
+
+def arguments(call: str, given: Iterable[str], known: Iterable[str], options: Iterable[str] = ()) -> None:
+    """Refuse arguments that a call does not have.
+
+    Parameters
+    ----------
+    given
+        Names that the call was given and does not name itself.
+    known
+        Names of its arguments.
+    options
+        Further names that it takes.
+
+    Raises
+    ------
+    TypeError
+        For others: the message names the nearest, and all there are.
+    """
+    known, options = list(known), list(options)
+    for name in given:
+        if name in options:
+            continue
+        meant = [one for one, others in SAID_ELSEWHERE.items() if name.casefold() in others and one in known + options]
+        hint = f" Did you mean {meant[0]!r}?" if meant else closest(name, known + options)
+        if meant == ["copy"]:
+            hint = " Results are written into the object; copy=True returns a copy with them instead."
+        more = f", and options of the training: {', '.join(options)}" if options else ""
+        raise TypeError(f"{call}() got an unexpected keyword argument {name!r}.{hint} It has {', '.join(known)}{more}.")
+
+
 def key_name(name: str, value) -> str:
     """A name under which results can be stored.
 

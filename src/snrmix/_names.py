@@ -11,9 +11,15 @@ def listing(names, most: int = 10) -> str:
 
 
 def closest(name, names) -> str:
-    """Suggest the names that look like a misspelt one: empty where there is none."""
-    found = get_close_matches(str(name), [str(n) for n in names], n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(n) for n in found)}?" if found else ""
+    """Suggest the names that look like a misspelt one, whatever their case: empty where there is none."""
+    by_case = {}
+    for known in map(str, names):
+        by_case.setdefault(known.casefold(), []).append(known)
+    same = by_case.get(str(name).casefold())
+    found = same or [
+        one for near in get_close_matches(str(name).casefold(), by_case, n=3, cutoff=0.6) for one in by_case[near]
+    ]
+    return f" Did you mean {' or '.join(repr(n) for n in found[:3])}?" if found else ""
 
 
 def in_short(error: Exception) -> str:

@@ -173,6 +173,52 @@ def test_a_choice_that_is_not_plain_is_named(sdata, stained, caplog):
     assert "'dark' (unclear" in caplog.text and "'grey' (unclear" in caplog.text and "image_key=" in caplog.text
 
 
+def put_beside(first, second, shift: float):
+    """One SpatialData of two sections in the coordinate system "global", the second to the right of the first."""
+    import spatialdata
+    from spatialdata.models import TableModel
+    from spatialdata.transformations import Sequence, Translation, get_transformation, set_transformation
+
+    parts = []
+    for name, part, by in (("left", first, 0.0), ("right", second, shift)):
+        table = part.tables.pop("table")
+        table.obs_names = [f"{name}_{row}" for row in table.obs_names]
+        table.obs["region"] = pd.Categorical([name] * table.n_obs)
+        table.uns["spatialdata_attrs"]["region"] = name
+        shapes, image = part.shapes.pop("synthetic"), part.images.pop("synthetic_hires_image")
+        for element in (shapes, image):
+            own = get_transformation(element, get_all=True)["synthetic"]
+            set_transformation(element, {"global": Sequence([own, Translation([by, 0], ("x", "y"))])}, set_all=True)
+        parts.append(
+            spatialdata.SpatialData(
+                images={f"{name}_he": image}, shapes={name: shapes}, tables={"table": TableModel.parse(table)}
+            )
+        )
+    return spatialdata.concatenate(parts, concatenate_tables=True)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.2], ids=["apart", "overlapping"])
+def test_sections_of_one_coordinate_system_have_their_own_images(stained, overlap, caplog):
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Scale
+
+    size = {"n_rows": 12, "n_genes": 40, "image_px_per_pitch": 16}
+    first, second = (snrmix.datasets.synthetic_spatialdata(**size, random_state=seed) for seed in (0, 1))
+    expected = [embedding(snrmix.datasets.synthetic_spatialdata(**size, random_state=seed)) for seed in (0, 1)]
+    width = first["synthetic_hires_image"]["scale0"].sizes["x"] * 4
+    both = put_beside(first, second, width * (1 - overlap))
+    light = (nuclei((stained.shape[0], 2 * stained.shape[1]))[None] * 255).astype(np.uint8)
+    both.images["morphology"] = Image2DModel.parse(
+        light, dims=("c", "y", "x"), transformations={"global": Scale([4, 4], ("x", "y"))}
+    )
+    with caplog.at_level("INFO", logger="snrmix"):
+        got = embedding(both)
+    for name, own in zip(("left", "right"), expected, strict=True):
+        own = own.set_axis([f"{name}_{row}" for row in own.index])
+        assert (got.loc[own.index] - own).abs().to_numpy().max() < 0.01
+        assert f"image '{name}_he' in coordinate system 'global'" in caplog.text
+
+
 def test_opacity_of_an_image_of_spatialdata(sdata, stained):
     white = stained.copy()
     white[stained.min(2) > 225] = 255

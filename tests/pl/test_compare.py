@@ -228,7 +228,7 @@ def test_compare_draws_one_library_of_several(adata):
 
 
 def test_compare_names_what_is_missing(adata):
-    with pytest.raises(KeyError, match="gene 'GLAND_1' is not in var_names. Did you mean 'GLAND_01'"):
+    with pytest.raises(KeyError, match="1 of 1 genes are not in var_names: 'GLAND_1' .Did you mean 'GLAND_01'"):
         snrmix.pl.compare(adata, "GLAND_1")
     with pytest.raises(KeyError, match="'trth' is not in layers.*Did you mean 'truth'"):
         snrmix.pl.compare(adata, "GLAND_01", truth="trth")

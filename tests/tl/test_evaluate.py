@@ -294,7 +294,10 @@ def test_refusals_say_what_to_do(case, adata, assert_unchanged):
     refused(adata, ValueError, "index of held_out differs", held_out=pd.Series(~measured))
     assert_unchanged(before, adata)
     adata.layers["counts"] = adata.X.copy()
-    refused(adata, ValueError, "does not look logarithmic", truth="counts")
+    adata.layers["centred"] = adata.X - adata.X.mean(0)
+    refused(adata, ValueError, "truth='centred' has negative values.*cannot be compared", truth="centred")
+    adata.layers["shares"] = adata.X / np.asarray(adata.X.sum(1)).reshape(-1, 1)
+    refused(adata, ValueError, "truth='shares' looks linear.*cannot be compared", truth="shares")
     adata.obs["slide"] = "left"
     refused(adata, ValueError, "'left' here and were 'one'.*library_key=", library_key="slide")
 

@@ -9,6 +9,7 @@ from numbers import Real
 import numpy as np
 
 from snrmix._log import logger
+from snrmix._names import listing
 from snrmix.data.lattice import Lattice
 from snrmix.images.source import Level, SectionImage
 from snrmix.images.tissue import Tissue, tissue_mask
@@ -28,6 +29,7 @@ REFUSED_GAIN, DOUBTED_GAIN = 0.3, 0.1
 SPANNED = 0.3  # of the tissue by the right frame; a part that was cut out of a section spans less, and fits elsewhere
 FEW_ON_TISSUE, NONE_ON_TISSUE = 0.5, 0.05
 FEWEST_SPOTS = 20
+FEW_OUTSIDE, SHARE_OUTSIDE, SHOWN = 3, 0.02, 20  # spots beyond the border: more mean a wrong frame
 
 REMEDIES = {
     "image": "image= must be in the pixels of obsm['spatial']: pass the full-resolution image. A smaller one belongs "
@@ -67,6 +69,7 @@ def check_frame(
     *,
     factors: Mapping = {},
     in_tissue: np.ndarray | None = None,
+    names: np.ndarray | None = None,
 ) -> None:
     """Refuse an image whose frame cannot be that of the positions, and warn of one that is doubtful.
 
@@ -81,17 +84,20 @@ def check_frame(
     factors
         Space Ranger's scale factors: positions that were multiplied by one of them are recognised.
     in_tissue
-        Shape (n,), bool: sites that ought to lie on tissue; all where ``None``.
+        Shape (n,), bool: sites that ought to lie on tissue; all where ``None``. Others may lie anywhere.
+    names
+        Of the sites, shape (n,), for what is said of a few that lie outside.
 
     Raises
     ------
     ValueError
-        When positions lie outside the image, a patch of one unit has fewer than 4 pixels along its side, or sites lie
+        When more than a few positions lie outside the image, a patch of one unit has fewer than 4 pixels along its side, or sites lie
         off the tissue and would be on it if x and y were swapped, mirrored, turned or scaled.
     """
     level, remedy = image.levels[0], REMEDIES[source]
     ought = positions if in_tissue is None else positions[in_tissue]
-    _check_inside(image, positions, ought, factors, source)
+    names = np.arange(len(positions)) if names is None else names
+    _check_inside(image, ought, names if in_tissue is None else names[in_tissue], factors, source)
     side = unit * level.scale.min()
     if side < SMALLEST_UNIT_PX:
         raise ValueError(
@@ -169,14 +175,23 @@ def check_spot_diameter(factors: Mapping, lattice: Lattice, library: str) -> Non
         )
 
 
-def _check_inside(image: SectionImage, positions: np.ndarray, ought: np.ndarray, factors: Mapping, source: str) -> None:
+def _check_inside(image: SectionImage, positions: np.ndarray, names: np.ndarray, factors: Mapping, source: str) -> None:
     level = image.levels[0]
     pixels = level.locate(positions)
     outside = ((pixels < 0) | (pixels > level.pixels.shape[1::-1])).any(1)
     if not outside.any():
         return
+    if outside.sum() <= max(FEW_OUTSIDE, SHARE_OUTSIDE * len(outside)) and not outside.all():
+        few = [str(name) for name in names[outside]]
+        logger.warning(
+            "%d of %d spots lie outside %s (%s px), %s: their patches repeat its border. Drop them with adata = "
+            "adata[~adata.obs_names.isin([%s])].copy(), or mark them as unmeasured.",
+            len(few), len(outside), _called(image), _size(level), listing(few, 3),
+            ", ".join(map(repr, few[:SHOWN])) + (", ..." if len(few) > SHOWN else ""),
+        )  # fmt: skip
+        return
     (left, top), (right, bottom) = pixels.min(0), pixels.max(0)
-    best, remake = _best_remake(image, tissue_mask(image), ought, factors)
+    best, remake = _best_remake(image, tissue_mask(image), positions, factors)
     hint = f" {_percent(best)} of them would lie on tissue {_advice(remake, source)}." if best >= ON_TISSUE else ""
     raise ValueError(
         f"{outside.sum()} of {len(outside)} spots lie outside {_called(image)} ({_size(level)} px): they span "

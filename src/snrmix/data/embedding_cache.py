@@ -98,6 +98,23 @@ def read_cache(table, sites: Sites):
     return np.asarray(table.obsm[CACHE_KEY])[sites.order], table.uns[CACHE_KEY]
 
 
+def check_cache_free(table) -> None:
+    """Refuse to write over something else of the same name.
+
+    Raises
+    ------
+    ValueError
+        Where ``obsm["X_histology"]`` is no embedding of this package.
+    """
+    record = table.uns.get(CACHE_KEY)
+    is_ours = isinstance(record, Mapping) and "encoder_probe" in record
+    if not is_ours and (CACHE_KEY in table.obsm or record is not None):
+        raise ValueError(
+            f"obsm[{CACHE_KEY!r}] or uns[{CACHE_KEY!r}] is there and not of snrmix, and would be overwritten: rename it, e.g. "
+            f"adata.obsm['histology'] = adata.obsm.pop({CACHE_KEY!r}); use_rep='histology' uses it."
+        )
+
+
 def write_cache(table, sites: Sites, embedding) -> None:
     """Store the embedding where the next call looks for it."""
     table.obsm[CACHE_KEY] = sites.to_rows(embedding.features)

@@ -14,8 +14,11 @@ from scipy import sparse
 from snrmix import _checks
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.data.flags import read_flags, read_in_tissue, read_mask
+from snrmix.data.genes import missing_genes
 from snrmix.data.sites import Sites
-from snrmix.data.table import matrix_of, read_mask
+from snrmix.data.table import matrix_name, matrix_of
+from snrmix.data.units import few_counts, find_totals, read_units, settle_layer, settle_units
 
 TARGET_SUM = 1e4
 MIN_SPOTS = 5  # a gene seen in fewer measured spots is given its mean
@@ -69,9 +72,7 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
     if measured is None:
         matrix = matrix_of(table, layer)
         mask = np.asarray((matrix > 0).sum(axis=1)).ravel() > 0
-        if "in_tissue" in table.obs:
-            mask &= pd.to_numeric(table.obs["in_tissue"], errors="coerce").to_numpy() == 1
-        means = "at least one count" + (" and in_tissue == 1" if "in_tissue" in table.obs else "")
+        mask, means = _by_tissue(table, mask)
         has_nan = _has_nan(matrix)
         if has_nan.any():
             mask &= ~has_nan
@@ -85,6 +86,20 @@ def read_measured(table: AnnData, measured, layer: str | None) -> np.ndarray:
             "Mark them with measured=, or choose another layer with layer=."
         )
     return mask
+
+
+def _by_tissue(table: AnnData, has_counts: np.ndarray) -> tuple[np.ndarray, str]:
+    """Of the rows with counts those that are not known to be off the tissue, and what that means."""
+    flags = read_in_tissue(table.obs, strict=True)
+    if flags is None:
+        return has_counts, "at least one count"
+    unknown = has_counts & ~flags.known
+    if unknown.any():
+        logger.info(
+            "obs['in_tissue'] is missing at %d spots with counts, which are taken as measured: where it is unknown, counts "
+            "decide.", unknown.sum(),
+        )  # fmt: skip
+    return has_counts & ~flags.no, "at least one count and in_tissue == 1"
 
 
 def _has_nan(matrix) -> np.ndarray:
@@ -116,13 +131,13 @@ def read_expression(
     rows, by_name = sites.order[measured], np.argsort(np.asarray(table.var_names, dtype=str), kind="stable")
     values = _read_values(table, rows, layer)[:, by_name]
     values.sum_duplicates()  # sorts too: sums come out the same, however the matrix was stored
-    units = _detect_units(values, table) if units == "auto" else units
+    units, _ = _settle(values, table, rows, layer, units)
     depth = np.asarray(values.sum(axis=1)).ravel() if units == "counts" else _depth_of_logs(values)
     if units == "counts":
         empty = depth == 0
         if empty.any():
             raise ValueError(
-                f"{empty.sum()} measured spots have no counts, e.g. {table.obs_names[rows[empty]][0]!r}: mark them as "
+                f"{empty.sum()} measured spots have no counts, e.g. {listing(table.obs_names[rows[empty]][:1])}: mark them as "
                 "unmeasured with measured=, or leave measured=None."
             )
         values = sparse.diags_array(TARGET_SUM / depth) @ values
@@ -136,6 +151,7 @@ def read_expression(
             f"none of the {len(chosen)} chosen genes is seen in {MIN_SPOTS} or more measured spots; choose others with "
             "genes=, or mark more spots as measured."
         )
+    _check_varies(values[:, modelled])
     dense = np.empty((len(rows), len(modelled)), np.float32)
     for start in range(0, len(modelled), 2048):
         dense[:, start : start + 2048] = values[:, modelled[start : start + 2048]].toarray()
@@ -146,14 +162,64 @@ def read_expression(
     return Expression(dense, by_name[modelled], by_name[rare], means, spreads, rare_values, units, depth)
 
 
+def log_values(
+    table: AnnData, layer: str | None, rows: np.ndarray, columns: np.ndarray, argument: str, units: str | None = None
+) -> np.ndarray:
+    """Expression of some rows and genes in the units of an imputed layer, float, shape (rows, columns).
+
+    Counts are normalised by the total over all genes and logged; logs are used as they are.
+
+    Parameters
+    ----------
+    argument
+        What the layer was given as, for messages.
+    units
+        ``"counts"`` or ``"log"`` where it is known; ``None``: as the values look, by the rows that are finite.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        For a layer that is missing, no numbers, or neither counts nor logs.
+    """
+    matrix = sparse.csr_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
+    values = matrix[:, columns].toarray()
+    if units is None:
+        finite = sparse.csc_matrix(matrix[~_has_nan(matrix)])
+        units = settle_layer(finite, f"{argument}={layer!r}" if layer else "X")
+        if units == "counts":
+            logger.info("%s=%r has counts: they are normalised to 10,000 per spot and logged.", argument, layer)
+    if units == "log":
+        return values
+    depth = np.asarray(matrix.sum(axis=1)).reshape(-1, 1)
+    return np.log1p(TARGET_SUM * values / np.where(depth > 0, depth, 1))
+
+
+def _check_varies(values: sparse.csc_matrix) -> None:
+    """Refuse genes that are all constant: there is nothing to learn, and no score of it."""
+    lowest, highest = (getattr(values, name)(axis=0).toarray().ravel() for name in ("min", "max"))
+    if (highest - lowest <= 1e-6 * np.abs(highest)).all():
+        raise ValueError(
+            f"every chosen gene has the same value at all measured spots ({listing(highest.round(4), 3)}): there is nothing to "
+            "learn. Counts of one gene alone become constant when they are normalised: normalise with all genes first."
+        )
+
+
 def units_of(table: AnnData, sites: Sites, measured: np.ndarray, layer: str | None) -> str:
     """What ``units="auto"`` takes the values of some measured sites for; parameters and errors as `read_expression`."""
-    return _detect_units(_read_values(table, sites.order[measured], layer), table)
+    rows = sites.order[measured]
+    return _settle(_read_values(table, rows, layer), table, rows, layer, "auto")[0]
+
+
+def warn_of_units(table: AnnData, sites: Sites, measured: np.ndarray, layer: str | None, units: str) -> None:
+    """Say what is doubtful about the values of the measured sites; parameters and errors as `read_expression`."""
+    rows = sites.order[measured]
+    for doubt in _settle(_read_values(table, rows, layer), table, rows, layer, units)[1]:
+        logger.warning("%s", doubt)
 
 
 def _read_values(table: AnnData, rows: np.ndarray, layer: str | None) -> sparse.csc_matrix:
     values = sparse.csc_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
-    _check_values(values, "X" if layer is None else f"layers[{layer!r}]", table.obs_names[rows])
+    _check_values(values, matrix_name(layer), table.obs_names[rows])
     return values
 
 
@@ -164,24 +230,24 @@ def _check_values(values: sparse.csc_matrix, name: str, spots: pd.Index) -> None
             remedy = "mark these spots as unmeasured with measured=, or choose another layer with layer=."
             if problem == "negative" and len(rows) > 0.5 * len(spots):
                 remedy = (
-                    "they look scaled or centred. Choose the layer with counts or log-normalised values with layer=, or "
+                    "they look scaled or centred (z-scores, residuals). Choose the layer with counts or log-normalised values with layer=, or "
                     "put these back into X."
                 )
             raise ValueError(
-                f"{problem} values of {name} in {len(rows)} measured spots, e.g. {spots[rows[0]]!r}: {remedy}"
+                f"{problem} values of {name} in {len(rows)} measured spots, e.g. {listing(spots[rows[:1]])}: {remedy}"
             )
 
 
-def _detect_units(values: sparse.csc_matrix, table: AnnData) -> str:
-    if np.array_equal(values.data, np.rint(values.data)):
-        return "counts"
-    if "log1p" in table.uns or values.data.max() < 20:
-        return "log"
-    raise ValueError(
-        f"the expression is neither integer counts nor clearly logarithmic (largest value {values.data.max():.4g}): "
-        "say units='counts' (it will be normalised) or units='log' (it will be used as it is), or choose a layer with "
-        "layer=."
-    )
+def _settle(
+    values: sparse.csc_matrix, table: AnnData, rows: np.ndarray, layer: str | None, asked: str
+) -> tuple[str, list[str]]:
+    """Counts or logs, and what is doubtful, see `snrmix.data.units`."""
+    name = matrix_name(layer)
+    totals = find_totals(table, rows)
+    units, doubts = settle_units(asked, read_units(values, totals), name, is_log="log1p" in table.uns)
+    if units == "counts":
+        doubts += few_counts(values, totals, name, is_sure=asked == "counts")
+    return units, doubts
 
 
 def _depth_of_logs(values: sparse.csc_matrix) -> np.ndarray:
@@ -214,9 +280,10 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
                 f" For a single gene pass genes=[{genes!r}]." if genes in table.var_names else closest(genes, table.var)
             )
             raise KeyError(f"genes={genes!r} is not in var; available: {listing(table.var)}.{hint}")
-        if not pd.api.types.is_bool_dtype(table.var[genes]):
-            raise TypeError(f"var[{genes!r}] must be boolean, not {table.var[genes].dtype}.")
-        chosen = set(table.var_names[table.var[genes].to_numpy(bool)])
+        flags = read_flags(table.var[genes], f"var[{genes!r}]")
+        if not flags.known.all():
+            logger.info("var[%r] is missing for %d genes, which are left out.", genes, (~flags.known).sum())
+        chosen = set(table.var_names[flags.yes])
     elif isinstance(genes, Iterable):
         genes = list(genes)
         number = number_among(genes, names)
@@ -231,12 +298,7 @@ def _choose_genes(values, names: np.ndarray, table: AnnData, genes) -> np.ndarra
         raise ValueError("genes is empty; pass at least one gene, or None for all.")
     missing = sorted(chosen - set(names.tolist()))
     if missing:
-        hints = [closest(gene, names) for gene in missing[:5]]
-        said = [
-            f"{gene!r}" + (f" ({hint.strip()})" if hint else "") for gene, hint in zip(missing, hints, strict=False)
-        ]
-        more = f", ... ({len(missing)} in all)" if len(missing) > len(said) else ""
-        raise KeyError(f"{len(missing)} of {len(chosen)} genes are not in var_names: {', '.join(said)}{more}.")
+        raise KeyError(missing_genes(table, missing, len(chosen)))
     return np.flatnonzero(np.isin(names, list(chosen)))
 
 

@@ -9,9 +9,11 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._names import closest, listing
-from snrmix.data.table import entry_of, stored_sections
+from snrmix.data.stored import entry_of, stored_sections
 from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.source import SectionImage, open_image, scaling
+
+CONCAT = "Where it was put together with ad.concat, that dropped the images: pass it uns_merge='unique'."
 
 
 def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
@@ -30,12 +32,12 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
     known = stored_sections(table)
 
     def find_image(library: str) -> Callable[[], SectionImage]:
-        entry = entry_of(table, library) if len(set(labels)) == 1 else known.get(library, {})
+        entry = entry_of(table, library, len(set(labels)) == 1)
         if not entry.get("images"):
             raise KeyError(
                 f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "
                 "the pixels of obsm['spatial']), or use_rep= with features that are already in obsm."
-                + (" The keys of uns['spatial'] must be the names of the libraries." if known else "")
+                + (" The keys of uns['spatial'] must be the names of the libraries." if known else f" {CONCAT}")
             )
         return _stored_image(entry, image_key, library)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix.data.identity import as_name
 from snrmix.images.arrays import as_picture
 from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.picture import is_rgb_or_grey
@@ -17,6 +19,10 @@ from snrmix.images.source import SectionImage, section_image
 
 AXES = ("x", "y")
 MOST_SHEAR = 0.05  # cosine between the image's axes
+LEAST_SHOWN = (
+    0.5  # of the spots, over what the image that shows most of them shows: less is the edge of another section
+)
+MISSED = 0.02  # of the spots, by an image that is as good as one that shows them all
 
 Finder = Callable[[], Callable[[], SectionImage]]  # refuses, or tells what opens an image
 
@@ -64,31 +70,32 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
 def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Finder]:
     """A coordinate system of the region, and what finds its image.
 
-    They are those of the image that looks most like H&E, and of several the one that shows the region with most pixels.
-    What is wrong with the images is said only when the image is wanted.
+    They are those of the image that looks most like H&E, of those on which the region is; and of several the one that
+    shows the region whole, with most pixels. What is wrong with the images is said only when the image is wanted.
     """
     from spatialdata.transformations import get_transformation
 
     systems = sorted(get_transformation(sdata[region], get_all=True))
-    extents, problems, candidates = {}, [], []
+    centres, problems, candidates = {}, [], []
     for name in [image_key] if image_key is not None else sorted(sdata.images):
         for system in sorted(set(get_transformation(sdata.images[name], get_all=True)) & set(systems)):
-            extents.setdefault(system, _extent(sdata[region], system))
+            if system not in centres:
+                centres[system] = _centres(sdata[region], system)
             try:
                 affines = _affines(sdata.images[name], name, system)
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            pixels = extents[system] * np.linalg.norm(affines[0][:, :2], axis=1).min()
-            candidates.append((pixels, name, system, affines))
+            candidates.append(_Candidate.of(sdata.images[name], centres[system], name, system, affines))
     if not candidates:
         return systems[0], lambda: _refuse(problems, region, systems, sdata.images, image_key)
-    names = sorted({candidate[1] for candidate in candidates})
+    covered = max(candidate.shown for candidate in candidates)
+    candidates = [candidate for candidate in candidates if candidate.shown >= LEAST_SHOWN * covered]
+    names = sorted({candidate.name for candidate in candidates})
     kinds = {name: kind_of(sdata.images[name]) for name in names} if len(names) > 1 else {}
     if kinds:
-        candidates = [candidate for candidate in candidates if candidate[1] in likeliest(kinds)]
-    most = max(candidate[0] for candidate in candidates) * (1 - 1e-6)  # coordinate systems differ by rounding
-    _, name, system, affines = min((c for c in candidates if c[0] >= most), key=lambda c: c[1:3])
+        candidates = [candidate for candidate in candidates if candidate.name in likeliest(kinds)]
+    name, system, affines = _finest(candidates)
 
     def open_image() -> SectionImage:
         known = kinds or {name: kind_of(sdata.images[name])}
@@ -98,6 +105,37 @@ def _choose_image(sdata, region: str, image_key: str | None) -> tuple[str, Finde
         return section_image(_levels(sdata.images[name]), affines, f"image {name!r}")
 
     return system, lambda: open_image
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An image in a coordinate system of the region: the share of the spots that it shows, and with how many pixels."""
+
+    shown: float
+    pixels: float
+    name: str
+    system: str
+    affines: list[np.ndarray]
+
+    @classmethod
+    def of(cls, element, centres: np.ndarray, name: str, system: str, affines: list[np.ndarray]) -> _Candidate:
+        finest, level = affines[0], _levels(element)[0]
+        places, size = centres @ finest[:, :2].T + finest[:, 2], (level.sizes["x"], level.sizes["y"])
+        extent = np.linalg.norm(np.ptp(centres, axis=0))  # to compare resolutions across coordinate systems
+        return cls(
+            ((places >= 0) & (places <= size)).all(1).mean(),
+            extent * np.linalg.norm(finest[:, :2], axis=1).min(),
+            name, system, affines,
+        )  # fmt: skip
+
+
+def _finest(candidates: list[_Candidate]) -> tuple[str, str, list[np.ndarray]]:
+    """The image, of those that show as much of the region as any, with most pixels; the first by name of equal ones."""
+    whole = max(candidate.shown for candidate in candidates) - MISSED
+    candidates = [candidate for candidate in candidates if candidate.shown >= whole]
+    most = max(candidate.pixels for candidate in candidates) * (1 - 1e-6)  # coordinate systems differ by rounding
+    best = min((c for c in candidates if c.pixels >= most), key=lambda c: (c.name, c.system))
+    return best.name, best.system, best.affines
 
 
 def _um_of_bins(sdata, region: str, system: str) -> float:
@@ -128,12 +166,11 @@ def _refuse(problems: list[str], region: str, systems: list[str], images, image_
     )
 
 
-def _extent(element, system: str) -> float:
-    """Diagonal of an element in a coordinate system, to compare resolutions across coordinate systems."""
+def _centres(element, system: str) -> np.ndarray:
+    """Centres of the spots of a region in a coordinate system, shape (spots, 2)."""
     from spatialdata import get_centroids
 
-    points = get_centroids(element, coordinate_system=system).compute()[list(AXES)].to_numpy(float)
-    return float(np.linalg.norm(np.ptp(points, axis=0)))
+    return get_centroids(element, coordinate_system=system).compute()[list(AXES)].to_numpy(float)
 
 
 def _levels(element) -> list:
@@ -177,10 +214,32 @@ def _centroids(element, system: str, instances: pd.Series, region: str) -> np.nd
     from spatialdata import get_centroids
 
     centroids = get_centroids(element, coordinate_system=system).compute()
-    missing = ~instances.isin(centroids.index)
-    if missing.any():
-        raise ValueError(
-            f"{missing.sum()} rows of the table annotate instances that are not in region {region!r}, "
-            f"e.g. '{instances[missing].iloc[0]}'; drop them, or add the shapes."
-        )
-    return centroids.loc[instances.to_numpy(), list(AXES)].to_numpy(float)
+    return centroids.loc[_match(centroids.index, instances, region), list(AXES)].to_numpy(float)
+
+
+def _match(index: pd.Index, instances: pd.Series, region: str) -> np.ndarray:
+    """The instances as they are called in a region: as numbers or as text, whatever the table has.
+
+    Raises
+    ------
+    ValueError
+        For instances that the region does not have.
+    """
+    missing = ~instances.isin(index)
+    if not missing.any():
+        return instances.to_numpy()
+    by_name = {as_name(value): value for value in index}
+    names = instances.map(as_name).astype(str)
+    lost = ~names.isin(by_name)
+    if len(by_name) == len(index) and not lost.any():
+        logger.info("region %r: instances are matched by their names, %s and %s.", region, instances.dtype, index.dtype)
+        return names.map(by_name).to_numpy()
+    differ = (
+        f" The table has them as {instances.dtype}, the region as {index.dtype}, such as '{index[0]}': give both one type."
+        if instances.dtype != index.dtype and missing.all()
+        else " Either drop them, or add the shapes."
+    )
+    raise ValueError(
+        f"{lost.sum()} rows of the table annotate instances that are not in region {region!r}, e.g. "
+        f"{listing(instances[lost].iloc[:1])}.{differ}"
+    )

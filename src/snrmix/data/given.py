@@ -10,7 +10,8 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._names import listing
-from snrmix.data.table import stored_sections
+from snrmix.data.identity import as_name
+from snrmix.data.stored import stored_sections
 from snrmix.images.arrays import is_image
 from snrmix.images.source import SectionImage, open_image
 
@@ -21,7 +22,7 @@ def given_um(um_per_px: float | Mapping[str, float] | None, libraries: tuple[str
         return {}
     if not isinstance(um_per_px, Mapping):
         um_per_px = dict.fromkeys(libraries, um_per_px)
-    given = {str(name): um for name, um in um_per_px.items()}
+    given = {as_name(name): um for name, um in um_per_px.items()}
     missing = [name for name in libraries if name not in given]
     if missing:
         raise KeyError(
@@ -51,7 +52,7 @@ def given_images(
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
             )
         return {libraries[0]: partial(open_image, image)}
-    given = {str(name): one for name, one in image.items()}
+    given = {as_name(name): one for name, one in image.items()}
     is_misspelt = not set(given) <= set(libraries)
     missing = [name for name in libraries if name not in given and (is_misspelt or name not in stored)]
     if missing:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix.data.flags import read_added
+
 VISIUM_ROWS, VISIUM_COLUMNS, VISIUM_UM = 128, 224, 100.0  # the 11 mm array; that of 6.5 mm has 78 x 128
 ST_ROWS, ST_COLUMNS, ST_UM = 80, 80, 200.0
 ST_SPOT = 0.52  # of the pitch: spots are about 100 um wide
 
-ADDED = "snrmix_added"  # obs column that marks sites of snrmix.pp.fill_grid
-
+MOST_SITES = 0.8  # that the array has to explain
 SMALLEST_UNIT_UM = 50.0  # arrays finer than this get patches in multiples of it: one bin of 8 um has no texture
 
 
@@ -41,8 +42,9 @@ class Lattice:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Rows and columns of the sites, and what one more row and one more column adds to their position."""
+    """Rows and columns of the ``used`` sites, and what one more row and one more column adds to their position."""
 
+    used: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
     step_row: np.ndarray
@@ -54,11 +56,19 @@ class _Fit:
         return len(np.unique((self.rows + self.columns) % 2)) == 1
 
     @property
-    def near(self) -> np.ndarray:
-        """Lengths of the steps to the nearest sites, shape (2 or 3,): those within 20 % of the shortest."""
+    def steps_near(self) -> list[tuple[int, int]]:
+        """Rows and columns to the nearest sites on one side, 2 or 3: those within 20 % of the shortest."""
         steps = [(0, 2), (2, 0), (1, 1), (1, -1)] if self.is_staggered else [(0, 1), (1, 0)]
-        lengths = np.linalg.norm([i * self.step_row + j * self.step_column for i, j in steps], axis=1)
-        return lengths[lengths <= 1.2 * lengths.min()]
+        lengths = self._lengths(steps)
+        return [step for step, length in zip(steps, lengths, strict=True) if length <= 1.2 * lengths.min()]
+
+    @property
+    def near(self) -> np.ndarray:
+        """Lengths of these steps, shape (2 or 3,)."""
+        return self._lengths(self.steps_near)
+
+    def _lengths(self, steps: list[tuple[int, int]]) -> np.ndarray:
+        return np.linalg.norm([i * self.step_row + j * self.step_column for i, j in steps], axis=1)
 
     @property
     def is_hexagonal(self) -> bool:
@@ -91,12 +101,31 @@ def measure_lattice(positions: np.ndarray, obs: pd.DataFrame, factors: Mapping, 
         Micrometres per unit of the positions, where they are known.
     """
     fit = _fit(positions, obs)
-    own = ~obs[ADDED].to_numpy(bool) if ADDED in obs else np.ones(len(obs), bool)
+    own = ~read_added(obs)
     own = own if own.sum() > 1 else slice(None)
     pitch = nearest_distance(positions[own]) if fit is None else fit.pitch
     array_um = _pitch_um(fit, pitch, factors)
     known = (um for um in (um_per_px, float(factors.get("microns_per_pixel", np.nan)), array_um / pitch) if um > 0)
     return Lattice(pitch, next(known, np.nan), fit is not None, array_um)
+
+
+def count_gaps(positions: np.ndarray, obs: pd.DataFrame) -> int:
+    """Places of the array without a site, but with a site at nearly all places around: 4 of 4, or 5 of 6.
+
+    Parameters
+    ----------
+    positions, obs
+        As in `measure_lattice`.
+    """
+    fit = _fit(positions, obs)
+    if fit is None:
+        return 0
+    steps = fit.steps_near
+    rows, columns = fit.rows - fit.rows.min() + 2, fit.columns - fit.columns.min() + 2
+    taken = np.zeros((rows.max() + 3, columns.max() + 3), bool)
+    taken[rows, columns] = True
+    around = sum(np.roll(taken, (sign * i, sign * j), (0, 1)).astype(int) for i, j in steps for sign in (1, -1))
+    return int((~taken & (around >= 2 * len(steps) - (len(steps) == 3))).sum())
 
 
 def patch_units(lattices: Sequence[Lattice]) -> np.ndarray:
@@ -127,19 +156,45 @@ def _pitch_um(fit: _Fit | None, pitch: float, factors: Mapping) -> float:
 
 
 def _fit(positions: np.ndarray, obs: pd.DataFrame) -> _Fit | None:
-    """Fit by least squares; ``None`` where the columns are absent or do not explain the positions."""
+    """Fit by least squares; ``None`` where the columns are absent or do not explain the positions.
+
+    Up to a fifth of the sites may lie elsewhere, as spots do that failed and were put at one place.
+    """
     if not {"array_row", "array_col"} <= set(obs.columns):
         return None
     rows, columns = (pd.to_numeric(obs[c], errors="coerce").to_numpy(float) for c in ("array_row", "array_col"))
-    known = np.isfinite(rows) & np.isfinite(columns)
+    known = np.flatnonzero(np.isfinite(rows) & np.isfinite(columns))
     design = np.column_stack([rows, columns, np.ones(len(rows))])[known]
     if len(design) < 4 or np.linalg.matrix_rank(design) < 3:
         return None
     steps, *_ = np.linalg.lstsq(design, positions[known], rcond=None)
-    residual = np.sqrt(np.mean((design @ steps - positions[known]) ** 2))
-    if residual > 0.25 * min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1])):
-        return None
-    return _Fit(np.rint(rows[known]).astype(int), np.rint(columns[known]).astype(int), steps[0], steps[1])
+    if not _explains(steps, design, positions[known]):
+        steps, inside = _robust_steps(design, positions[known])
+        design, known = design[inside], known[inside]
+        if inside.mean() < MOST_SITES or not _explains(steps, design, positions[known]):
+            return None
+    used = np.zeros(len(rows), bool)
+    used[known] = True
+    return _Fit(used, np.rint(rows[known]).astype(int), np.rint(columns[known]).astype(int), steps[0], steps[1])
+
+
+def _explains(steps: np.ndarray, design: np.ndarray, positions: np.ndarray) -> bool:
+    residual = np.sqrt(np.mean((design @ steps - positions) ** 2))
+    return bool(residual <= 0.25 * min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1])))
+
+
+def _robust_steps(design: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit by least absolute distances, then by least squares to the sites within a step, and which these are."""
+    weight = np.ones(len(design))
+    for _ in range(30):
+        root = np.sqrt(weight)[:, None]
+        steps, *_ = np.linalg.lstsq(root * design, root * positions, rcond=None)
+        away = np.linalg.norm(design @ steps - positions, axis=1)
+        weight = 1 / np.maximum(away, 1e-6 * away.max() + 1e-12)
+    inside = away <= min(np.linalg.norm(steps[0]), np.linalg.norm(steps[1]))
+    if inside.sum() < 4 or np.linalg.matrix_rank(design[inside]) < 3:
+        return steps, inside
+    return np.linalg.lstsq(design[inside], positions[inside], rcond=None)[0], inside
 
 
 def nearest_distance(positions: np.ndarray) -> float:

@@ -11,12 +11,15 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix._names import closest, listing
+from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
+from snrmix.data.flags import read_in_tissue
 from snrmix.data.from_anndata import read_anndata
 from snrmix.data.given import given_images, given_um, stored_images
+from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
-from snrmix.data.table import entry_of, read_table, stored_sections
+from snrmix.data.stored import entry_of, stored_sections
+from snrmix.data.table import read_table
 from snrmix.images.source import SectionImage
 
 SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
@@ -45,6 +48,8 @@ class Sites:
         Shape (libraries,), what patches are multiples of in units of the frame, see `snrmix.data.lattice.patch_units`.
     um_per_px
         Shape (libraries,), micrometres per unit of the frame; NaN where unknown.
+    unplaced, unplaced_library
+        Rows of the table that have no position, and so are no sites, and their libraries as indices; shape (m,) each.
     n_rows
         Rows of the table, which may have other libraries too.
     images
@@ -59,6 +64,8 @@ class Sites:
     pitch: np.ndarray
     unit: np.ndarray
     um_per_px: np.ndarray
+    unplaced: np.ndarray
+    unplaced_library: np.ndarray
     n_rows: int
     images: tuple[SectionImage, ...] = field(default=())
 
@@ -116,13 +123,20 @@ class Located:
         KeyError, ValueError, TypeError
             For images that cannot be read, or do not fit the coordinates.
         """
-        images = tuple(open_one() for open_one in self.openers)
-        for code, image in enumerate(images):
-            with _refusals(self.refuse):
-                self._check(code, image)
+        return self.with_images([self.open_image(code) for code in range(len(self.openers))])
+
+    def open_image(self, code: int) -> SectionImage:
+        """The image of one library, by its code; errors are those of `open`."""
+        image = self.openers[code]()
+        with _refusals(self.refuse):
+            self._check(code, image)
+        return image
+
+    def with_images(self, images: Sequence[SectionImage]) -> Sites:
+        """The sites with the images of all libraries, or with none."""
         if images:
             _warn_of_patch_sizes(self.sites.libraries, self.lattices, self.sites.unit)
-        return replace(self.sites, images=images)
+        return replace(self.sites, images=tuple(images))
 
     def _check(self, code: int, image: SectionImage) -> None:
         sites, lattice, factors = self.sites, self.lattices[code], self.factors[code]
@@ -131,7 +145,7 @@ class Located:
             check_spot_diameter(factors, lattice, sites.libraries[code])
         check_frame(
             image, sites.positions[sites.library == code], sites.unit[code], self.origins[code], factors=factors,
-            in_tissue=self.in_tissue[code],
+            in_tissue=self.in_tissue[code], names=sites.names[sites.library == code],
         )  # fmt: skip
 
 
@@ -151,13 +165,14 @@ def locate_sites(
     image=None,
     image_key: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
+    measured: np.ndarray | None = None,
     with_images: bool = True,
     refuse: bool = True,
 ) -> Located:
     """Read positions, libraries and scale, and find (``with_images``) the image of every library.
 
-    Parameters are those of `snrmix.tl.impute`; with ``refuse=False`` an image that does not fit the coordinates is
-    logged as a warning.
+    Parameters are those of `snrmix.tl.impute`, but ``measured`` is bool, shape (n_obs,); ``None``: any row may be. With
+    ``refuse=False`` an image that does not fit the coordinates is logged as a warning.
 
     Raises
     ------
@@ -165,23 +180,27 @@ def locate_sites(
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
     table = read_table(data, table_key, needs_genes=False)
-    labels = _library_labels(data, table, library_key)
+    region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
+    known = stored_sections(table) if data is table else {}
+    labels, key = read_labels(table.obs, list(known), library_key, region_key)
     if data is table:
         source, (positions, find_image, um_of) = "uns", read_anndata(table, labels, image_key)
     else:
         from snrmix.data.from_spatialdata import read_spatialdata
 
         source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
-    _check_finite(positions, table)
-    libraries = tuple(np.unique(labels).tolist())
+    placed = _placed(positions, table, measured)
+    check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=with_images)
+    libraries = tuple(np.unique(labels[placed]).tolist())
     um_of = {**um_of, **given_um(um_per_px, libraries)}
     given = given_images(image, libraries, *stored_images(data, table, libraries)) if image is not None else {}
 
     order = np.lexsort((np.asarray(table.obs_names, dtype=str), labels))
+    order = order[placed[order]]
     library, positions = np.searchsorted(libraries, labels[order]), positions[order]
     rows = [library == code for code in range(len(libraries))]
     obs = [table.obs.iloc[order[chosen]] for chosen in rows]
-    factors = [_entry(table, name, len(libraries) == 1).get("scalefactors", {}) for name in libraries]
+    factors = [entry_of(table, name, len(libraries) == 1).get("scalefactors", {}) for name in libraries]
     lattices = [
         measure_lattice(positions[rows[code]], obs[code], factors[code], um_of.get(name, np.nan))
         for code, name in enumerate(libraries)
@@ -193,10 +212,21 @@ def locate_sites(
     names, units = np.asarray(table.obs_names, str)[order], patch_units(lattices)
     openers = [given[name] if name in given else find_image(name) for name in libraries] if with_images else []
     return Located(
-        Sites(order, names, libraries, library, positions, pitch, units, um, table.n_obs),
+        Sites(
+            order,
+            names,
+            libraries,
+            library,
+            positions,
+            pitch,
+            units,
+            um,
+            *_unplaced(placed, labels, libraries),
+            table.n_obs,
+        ),  # fmt: skip
         lattices,
         factors,
-        [_in_tissue(own) for own in obs],
+        [_matter(own, measured, order[chosen]) for own, chosen in zip(obs, rows, strict=True)],
         openers,
         ["image" if name in given else source for name in libraries],
         refuse,
@@ -212,10 +242,6 @@ def _refusals(refuse: bool) -> Iterator[None]:
         if refuse:
             raise
         logger.warning("%s", error)
-
-
-def _entry(table: AnnData, library: str, is_only: bool) -> Mapping:
-    return entry_of(table, library) if is_only else stored_sections(table).get(library, {})
 
 
 def _warn_of_patch_sizes(libraries: tuple[str, ...], lattices: list[Lattice], units: np.ndarray) -> None:
@@ -235,45 +261,54 @@ def _warn_of_patch_sizes(libraries: tuple[str, ...], lattices: list[Lattice], un
     )  # fmt: skip
 
 
+def _unplaced(placed: np.ndarray, labels: np.ndarray, libraries: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows without a position, and their libraries; refused where a library has no others."""
+    rows = np.flatnonzero(~placed)
+    lost = sorted(set(labels[rows]) - set(libraries))
+    if lost:
+        raise ValueError(f"no spot of library {listing(lost)} has a position in obsm['spatial']: drop it.")
+    return rows, np.searchsorted(libraries, labels[rows])
+
+
 def _in_tissue(obs: pd.DataFrame) -> np.ndarray | None:
-    """Sites that Space Ranger found tissue under, shape (n,), bool; ``None`` where it is not known."""
-    if "in_tissue" not in obs:
-        return None
-    found = pd.to_numeric(obs["in_tissue"], errors="coerce").to_numpy() == 1
-    return found if found.any() else None
+    """Sites that may be on tissue, shape (n,), bool: not those that are known to be off it; ``None`` where none is on it."""
+    flags = read_in_tissue(obs)
+    return ~flags.no if flags is not None and flags.yes.any() else None
 
 
-def _check_finite(positions: np.ndarray, table: AnnData) -> None:
-    bad = ~np.isfinite(positions).all(1)
-    if bad.any():
+def _matter(obs: pd.DataFrame, measured: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Sites that have to lie on the image, and on tissue: those that may be on it, and measured ones; ``None``: all."""
+    found = _in_tissue(obs)
+    return found if found is None or measured is None else found | measured[rows]
+
+
+def _placed(positions: np.ndarray, table: AnnData, measured: np.ndarray | None) -> np.ndarray:
+    """Rows that have a position, bool; the others must not be measured, and are named.
+
+    Raises
+    ------
+    ValueError
+        For measured rows without a position, and for a table of others only.
+    """
+    has = np.isfinite(positions).all(1)
+    if has.all():
+        return has
+    wanted = ~has if measured is None else ~has & measured
+    if measured is None:
+        flags = read_in_tissue(table.obs)
+        wanted &= flags.yes if flags is not None else True
+    if wanted.any() or not has.any():
+        names = table.obs_names[wanted if wanted.any() else ~has]
         raise ValueError(
-            f"obsm['spatial'] is NaN or infinite at {bad.sum()} of {len(bad)} spots, e.g. {table.obs_names[bad][0]!r}; "
-            "fill in their coordinates, or drop these spots."
+            f"obsm['spatial'] is NaN or infinite at {len(names)} of {len(has)} spots that are measured or in tissue, e.g. "
+            f"{listing(names, 3)}; fill in their coordinates, mark them as unmeasured with measured=, or drop them: adata = "
+            "adata[np.isfinite(adata.obsm['spatial']).all(1)].copy()."
         )
-
-
-def _library_labels(data, table: AnnData, library_key: str | None) -> np.ndarray:
-    if library_key is None:
-        region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
-        library_key = region_key or ("library_id" if "library_id" in table.obs else None)
-        if library_key is None:
-            known = list(stored_sections(table))
-            if len(known) > 1:
-                raise ValueError(
-                    f"uns['spatial'] has {len(known)} libraries ({listing(known)}); say which observation is in which "
-                    "with library_key=, an obs column."
-                )
-            return np.full(table.n_obs, known[0] if known else "library", dtype=object).astype(str)
-    if library_key not in table.obs:
-        hint = closest(library_key, table.obs)
-        raise KeyError(f"library_key={library_key!r} is not in obs; available: {listing(table.obs)}.{hint}")
-    column = table.obs[library_key]
-    if column.isna().any():
-        raise ValueError(
-            f"obs[{library_key!r}] has {column.isna().sum()} missing values; every observation needs a library: fill "
-            "them in, or drop these observations."
-        )
-    return column.astype(str).to_numpy(dtype=str)
+    logger.warning(
+        "%d unmeasured spots have no position (%s): nothing can be predicted there, so the layer gets the mean of each gene, "
+        "with its own deviation.", (~has).sum(), listing(table.obs_names[~has], 3),
+    )  # fmt: skip
+    return has
 
 
 def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.ndarray, Sites]:
@@ -288,6 +323,7 @@ def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.n
     rows = np.flatnonzero(np.isin(sites.library, codes))
     if rows[-1] - rows[0] == len(rows) - 1:
         rows = slice(rows[0], rows[-1] + 1)  # a view: features are large
+    kept_rows = np.isin(sites.unplaced_library, codes)
     kept = replace(
         sites,
         order=sites.order[rows],
@@ -298,6 +334,8 @@ def restrict_sites(sites: Sites, libraries: Sequence[int]) -> tuple[slice | np.n
         pitch=sites.pitch[codes],
         unit=sites.unit[codes],
         um_per_px=sites.um_per_px[codes],
+        unplaced=sites.unplaced[kept_rows],
+        unplaced_library=np.searchsorted(codes, sites.unplaced_library[kept_rows]),
         images=tuple(sites.images[code] for code in codes) if sites.images else (),
     )
     return rows, kept

@@ -5,6 +5,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from snrmix._globals import settled
 from snrmix.datasets.tissue import MARGIN_UM, PITCH_UM, Slide, grow_tissue, stain
 
 LIBRARY = "synthetic"
@@ -25,6 +26,7 @@ PROGRAMMES = {
 TISSUES = ("GLAND", "STROMA", "IMMUNE", "FAT")
 
 
+@settled()
 def synthetic_tissue(
     n_rows: int = 32, n_genes: int = 200, *, image_px_per_pitch: int = 48, random_state: int = 0
 ) -> AnnData:
@@ -91,6 +93,7 @@ def synthetic_tissue(
     return adata
 
 
+@settled()
 def synthetic_spatialdata(n_rows: int = 32, n_genes: int = 200, *, image_px_per_pitch: int = 48, random_state: int = 0):
     """The section of `synthetic_tissue` as ``spatialdata_io.visium`` would have read it.
 

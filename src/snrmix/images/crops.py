@@ -33,8 +33,9 @@ def read_crops(level: Level, positions: np.ndarray, side: float, size: int, batc
     tuple
         Indices into ``positions``, shape (b,), and crops, uint8, shape (b, size, size, 3).
     """
-    centres = level.locate(positions)
-    half = side * level.scale / 2
+    half, size_of_level = side * level.scale / 2, np.array(level.pixels.shape[1::-1])
+    # All that is farther beyond the border looks like the border.
+    centres = np.clip(level.locate(positions), -half - 1, size_of_level + half + 1)
     low, high = centres - half, centres + half
     start = np.floor(low).astype(int)
     stop = np.ceil(high).astype(int)

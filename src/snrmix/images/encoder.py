@@ -107,7 +107,7 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     with torch.inference_mode():
         patches = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float().div(255)  # stays channels-last
         try:
-            features = encoder.function(patches)
+            features = encoder.function(patches.to(_type_of(encoder.function)))
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"encoder {encoder.name!r} failed on patches of shape {tuple(patches.shape)}: {in_short(error)} "
@@ -130,6 +130,15 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     if not np.isfinite(features).all():
         raise ValueError(f"encoder {encoder.name!r} returned values that are not finite (NaN or infinity).")
     return features
+
+
+def _type_of(function):
+    """The floating point type of a module's parameters, such as half precision; float32 of other functions."""
+    import torch
+
+    if not isinstance(function, torch.nn.Module):
+        return torch.float32
+    return next((p.dtype for p in function.parameters() if p.is_floating_point()), torch.float32)
 
 
 def probe(encoder: Encoder, device: str) -> np.ndarray:

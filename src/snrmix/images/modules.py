@@ -21,8 +21,9 @@ class Normalised(torch.nn.Module):
     def __init__(self, function: Callable, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.function = function
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
+        how = {"dtype": torch.float32, "device": "cpu"}  # an encoder is put together outside of any call
+        self.register_buffer("mean", torch.tensor(mean, **how).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, **how).view(3, 1, 1))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """Features of RGB in 0..1."""

@@ -83,13 +83,16 @@ def import_timm(name: str):
         mend_torchvision()
         import timm
     except ImportError as error:
-        raise ValueError(f'encoder {name!r} needs timm: pip install "snrmix[timm]"') from error
+        raise ValueError(f"encoder {name!r} needs timm: {_install()}") from error
     if tuple(int(part) for part in timm.__version__.split(".")[:3] if part.isdigit()) < OLDEST_TIMM:
         oldest = ".".join(map(str, OLDEST_TIMM))
-        raise ValueError(
-            f'encoder {name!r} needs timm {oldest} or newer, not {timm.__version__}: pip install -U "snrmix[timm]"'
-        )
+        raise ValueError(f"encoder {name!r} needs timm {oldest} or newer, not {timm.__version__}: {_install()}")
     return timm
+
+
+def _install() -> str:
+    """How to install timm beside the torch that is there: a plain install may replace it by gigabytes for a GPU."""
+    return f'pip install "timm>={".".join(map(str, OLDEST_TIMM))}" "torch=={torch.__version__}", which keeps the torch you have'
 
 
 def _options_of_the_card(timm, repository: str) -> dict:

@@ -70,7 +70,7 @@ class Encoding:
             When there are none, or they would be others.
         """
         if self.use_rep is not None:
-            features = read_representation(table, self.use_rep)[sites.order]
+            features = read_representation(table, self.use_rep, sites.order)
             if features.shape[1] != self.width:
                 raise ValueError(
                     f"obsm[{self.use_rep!r}] has {features.shape[1]} features, and the model was fitted to {self.width}: "

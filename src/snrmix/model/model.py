@@ -9,7 +9,8 @@ from dataclasses import fields
 import numpy as np
 import pandas as pd
 
-from snrmix._names import closest, listing
+from snrmix import _checks
+from snrmix._globals import settled
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -26,10 +27,10 @@ from snrmix.model.saved import plain, read_model, table_of_record, table_to_reco
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
 from snrmix.plan.parts import plan_model, read_part, run_of
-from snrmix.plan.source import Source, read_source
+from snrmix.plan.source import Source, doubt, read_source
 from snrmix.tl.impute import impute
 
-OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
+OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share", "at_depth")  # of impute: no business of a model
 TUNING = ("finetune", "finetuning", "preset")
 DEFAULTS = {
     name: parameter.default
@@ -76,16 +77,13 @@ class SNRMix:
     >>> predicted = snrmix.SNRMix.load("model").predict(other)
     """
 
+    @settled()
     def __init__(self, **options):
-        known = [*DEFAULTS, *(name for name in TRAINING if name not in DEFAULTS)]
         for name in options:
             if name in TUNING:
                 raise ValueError(f"{name}= is for snrmix.tl.impute: SNRMix keeps networks on frozen features alone.")
-            if name not in known:
-                raise TypeError(
-                    f"SNRMix() got an unexpected keyword argument {name!r}.{closest(name, known)} Options are those of "
-                    f"snrmix.tl.impute, but for its output: {listing(known, 50)}."
-                )
+        others = [name for name in TRAINING if name not in DEFAULTS]
+        _checks.arguments("SNRMix", [name for name in options if name not in DEFAULTS], DEFAULTS, others)
         self.options = {**DEFAULTS, **options}
         self._checked()
         self._network: NetworkFit | None = None
@@ -96,6 +94,7 @@ class SNRMix:
         state = "not fitted" if self._network is None else f"{len(self.genes)} genes, {self.units}"
         return f"SNRMix({state})"
 
+    @settled()
     def fit(self, data, *, measured=None) -> SNRMix:
         """Fit networks to the measured spots of an object, which is not changed.
 
@@ -123,6 +122,7 @@ class SNRMix:
         source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
         part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
         settings = part.settings(checked)
+        doubt(source)
         features = read_features(source, checked, run_of(source, checked, [part]))
         section, encoder = part.section(features), checked.encoder
         fit = fit_section(section, part.folds, settings)
@@ -135,10 +135,11 @@ class SNRMix:
         self.units = UNITS[self._input_units]
         self.genes = np.asarray(source.table.var_names[part.expression.columns], dtype=str)
         self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(section, fit))
+        table = fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         return self
 
+    @settled()
     def predict(
         self, data, *, measured=None, layer=None, units="auto", image=None, image_key=None, um_per_px=None,
         table_key=None, library_key=None,
@@ -177,7 +178,7 @@ class SNRMix:
         rows_measured = None if measured is None else read_measured(table, measured, layer)
         sites = read_sites(
             data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-            with_images=self.encoding.use_rep is None,
+            measured=rows_measured, with_images=self.encoding.use_rep is None,
         )  # fmt: skip
         if rows_measured is None:
             features, _ = self._features(table, sites)
@@ -195,6 +196,7 @@ class SNRMix:
         predicted[:, columns] = with_measured(section, own[:, columns], predicted[:, columns], **how)
         return sites.to_rows(np.maximum(predicted, 0))
 
+    @settled()
     def save(self, folder, *, overwrite: bool = False) -> None:
         """Store the model in a folder: the networks as safetensors, everything else as JSON.
 
@@ -225,6 +227,7 @@ class SNRMix:
         write_model(folder, arrays, record, overwrite)
 
     @classmethod
+    @settled()
     def load(cls, folder, *, encoder=None) -> SNRMix:
         """Read a model that ``save`` wrote. Its predictions are those of the model that was saved, bit for bit.
 

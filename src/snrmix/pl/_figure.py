@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+from snrmix._globals import settled
+
 BLUE, GREY, INK = "#31688e", "#b9b9b9", "#333333"
 
 FIGURE = """show
@@ -18,10 +20,10 @@ matplotlib.figure.Figure
 
 
 def draws(function):
-    """Write what all functions that draw have in common into their docstrings, in place of ``{figure}``."""
+    """Give a function that draws ordinary settings, and its docstring what all have in common, in place of ``{figure}``."""
     if function.__doc__ is not None:  # python -OO
         function.__doc__ = inspect.cleandoc(function.__doc__).replace("{figure}", FIGURE)
-    return function
+    return settled()(function)
 
 
 def finish(figure, show: bool | None, save):

@@ -4,9 +4,11 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from snrmix._names import closest, listing
-from snrmix.data.expression import TARGET_SUM
-from snrmix.data.lattice import ADDED, nearest_distance
+from snrmix._names import listing
+from snrmix.data.expression import log_values
+from snrmix.data.flags import read_added, read_flags
+from snrmix.data.genes import missing_genes
+from snrmix.data.lattice import nearest_distance
 from snrmix.data.results import MEASURED, SD, Result
 from snrmix.data.table import matrix_of
 from snrmix.pl._figure import GREY, INK, draws, finish
@@ -59,7 +61,7 @@ def compare(
         Layer with the measured values; ``None`` for what was imputed from. Counts are drawn as log1p of counts per
         10,000.
     truth
-        Layer to draw beside the imputed one, in the same units.
+        Layer to draw beside the imputed one, with log-normalised values, or counts, which are drawn as those of ``layer``.
     library
         The library to draw; needed when there are several.
     image
@@ -96,7 +98,7 @@ def compare(
     observed[measured] = _observed(table, scene.rows[measured], columns, layer, record)
     maps = {"measured": observed, "imputed": _values(table, key, scene.rows, columns)}
     if truth is not None:
-        maps["truth"] = _values(table, truth, scene.rows, columns)
+        maps["truth"] = log_values(table, truth, scene.rows, columns, "truth")
     sd = _values(table, result.name(SD), scene.rows, columns) if result.has_sd else None
 
     units = str(record.get("units", "expression"))
@@ -120,8 +122,7 @@ def _find_genes(result: Result, genes: list[str]) -> np.ndarray:
         raise ValueError("gene is empty; pass the name of at least one gene.")
     missing = [g for g in genes if g not in table.var_names]
     if missing:
-        hint = closest(missing[0], table.var_names) or f" There are {listing(table.var_names, 5)}."
-        raise KeyError(f"gene {missing[0]!r} is not in var_names.{hint}")
+        raise KeyError(missing_genes(table, missing, len(genes)))
     if key not in table.layers:
         raise KeyError(
             f"layers[{key!r}] is missing; run snrmix.tl.impute first. layers has: {listing(table.layers.keys())}."
@@ -137,25 +138,21 @@ def _measured_rows(result: Result) -> np.ndarray:
     table, name = result.table, result.name(MEASURED)
     if name not in table.obs:
         raise KeyError(f"obs[{name!r}] is missing; run snrmix.tl.impute first. obs has: {listing(table.obs)}.")
-    return table.obs[name].to_numpy(dtype=bool)
+    return read_flags(table.obs[name], f"obs[{name!r}]").yes
 
 
 def _added_rows(table: AnnData) -> np.ndarray:
     """Sites of `snrmix.pp.fill_grid`."""
-    return table.obs[ADDED].to_numpy(dtype=bool) if ADDED in table.obs else np.zeros(table.n_obs, bool)
+    return read_added(table.obs)
 
 
 def _observed(table: AnnData, rows: np.ndarray, columns: np.ndarray, layer: str | None, record: dict) -> np.ndarray:
     """Measured values in the units of the result, shape (rows, columns)."""
     imputed_from = record.get("parameters", {}).get("layer")
-    layer = imputed_from if layer is None and imputed_from in table.layers else layer
-    matrix = sparse.csr_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
-    values = matrix[:, columns].toarray()
-    is_counts = record.get("input_units") == "counts" and np.array_equal(matrix.data, np.rint(matrix.data))
-    if not is_counts:
-        return values
-    depth = np.asarray(matrix.sum(axis=1)).reshape(-1, 1)
-    return np.log1p(TARGET_SUM * values / np.maximum(depth, 1))
+    if layer is None:
+        layer = imputed_from if imputed_from in table.layers else None
+    known = record.get("input_units") if (layer or "X") == imputed_from else None
+    return log_values(table, layer, rows, columns, "layer", known)
 
 
 def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

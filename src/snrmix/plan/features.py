@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from snrmix.data.embedding import Embedding, patch_seconds, plan_embedding
 from snrmix.data.embedding_cache import read_cache
-from snrmix.data.sites import patch_sides
+from snrmix.data.sites import Sites, patch_sides
 from snrmix.engine.patches import PatchStore
 from snrmix.images.encoder import on_device
 from snrmix.plan.cost import Run, announce
@@ -29,12 +30,15 @@ class Features:
         What they were computed from; ``None`` with ``use_rep`` and without an image.
     patches
         For fine-tuning alone.
+    images
+        What to keep of the image that was read for each library, see `snrmix.images.source.SectionImage.record`.
     """
 
     values: np.ndarray
     colour: np.ndarray
     embedding: Embedding | None = None
     patches: PatchStore | None = None
+    images: Mapping[str, dict] = field(default_factory=dict)
 
     @property
     def record(self) -> dict | None:
@@ -75,4 +79,14 @@ def read_features(source: Source, options: Options, run: Run) -> Features:
             announce(replace(run, tuning_seconds=patch_seconds(encoder, device)))
         patches = read_patches(sites, patch_sides(sites, options.scales), encoder.size, tuning.folder)
     embedding = plan.embed()
-    return Features(embedding.features, embedding.colour_columns, embedding, patches)
+    images = image_records(sites, options)
+    return Features(embedding.features, embedding.colour_columns, embedding, patches, images)
+
+
+def image_records(sites: Sites, options: Options) -> dict[str, dict]:
+    """What to keep of the image of each library, by its name."""
+    sides, size = patch_sides(sites, options.scales), options.encoder.size
+    return {
+        name: image.record(sides[code], size, sites.um_per_px[code])
+        for code, (name, image) in enumerate(zip(sites.libraries, sites.images, strict=True))
+    }

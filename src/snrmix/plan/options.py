@@ -166,6 +166,12 @@ def choose_device(accelerator: str) -> str:
     return "cpu" if accelerator == "cpu" else gpu or "cpu"
 
 
+def training_names(finetune) -> list[str]:
+    """Options of the training that a call takes beside its own arguments."""
+    how = Training if finetune is False else Finetuning
+    return [field.name for field in fields(how) if field.name not in ("accelerator", "devices", "early_stopping")]
+
+
 def training_options(given: Mapping) -> Training:
     """`Training` from options by name.
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from snrmix import _checks
+from snrmix._globals import settled
 from snrmix.data.embedding import DEFAULT_SCALES, check_scales, plan_embedding
-from snrmix.data.embedding_cache import read_cache, write_cache
+from snrmix.data.embedding_cache import check_cache_free, read_cache, write_cache
 from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
 from snrmix.images.encoders import resolve_encoder
@@ -12,6 +13,7 @@ from snrmix.plan.cost import Run, announce
 from snrmix.plan.options import choose_device
 
 
+@settled()
 def embed_histology(
     data,
     *,
@@ -63,10 +65,11 @@ def embed_histology(
     Raises
     ------
     KeyError, ValueError, TypeError
-        When coordinates or images are missing or do not fit; ``data`` is then unchanged.
+        When coordinates or images are missing or do not fit, or something else has that name; ``data`` is then unchanged.
     """
     table = read_table(data, table_key, needs_genes=False)
     _checks.flag("copy", copy)
+    check_cache_free(table)
     encoder, scales, device = resolve_encoder(encoder), check_scales(scales), choose_device(accelerator)
     sites = read_sites(
         data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix.data.expression import read_measured
-from snrmix.data.lattice import ADDED
+from snrmix.data.flags import ADDED, read_added, read_flags, read_in_tissue
 from snrmix.data.sites import Sites, read_sites
 from snrmix.data.table import has_image, read_table
 from snrmix.images.tissue import tissue_mask
@@ -21,6 +22,7 @@ SPOT = 0.25  # radius of what must be tissue, in pitches: about a spot of Visium
 ON_TISSUE = 0.5  # share of it
 
 
+@settled()
 def fill_grid(
     data,
     factor: int | None = None,
@@ -98,13 +100,14 @@ def fill_grid(
     if data is not table:
         _check_regions(data, table)
     with_images = image is not None or image_key is not None or has_image(data, table)
-    sites = read_sites(
-        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
-        with_images=with_images,
-    )  # fmt: skip
     if measured is None and key_added in table.obs:
         measured = key_added
     is_measured = read_measured(table, measured, layer)
+    _check_free(table, key_added, is_measured)
+    sites = read_sites(
+        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px,
+        measured=is_measured, with_images=with_images,
+    )  # fmt: skip
     if not with_images:
         logger.warning("no image: sites are added only between the sites there are, and in gaps of one missing site.")
     added = _find(table, sites, factor, spacing_um)
@@ -112,8 +115,7 @@ def fill_grid(
         logger.warning("there is no place for another site: the result has those of data.")
     grown = grow(data, table, sites, added, library_key)
     grown.obs[key_added] = np.append(is_measured, np.zeros(len(added), bool))
-    previous = table.obs[ADDED].to_numpy(bool) if ADDED in table.obs else np.zeros(table.n_obs, bool)
-    grown.obs[ADDED] = np.append(previous, np.ones(len(added), bool))
+    grown.obs[ADDED] = np.append(read_added(table.obs), np.ones(len(added), bool))
     logger.info("added %d sites to %d, %d of which are measured.", len(added), table.n_obs, is_measured.sum())
     return grown if data is table else grow_spatialdata(data, table, grown, sites, added)
 
@@ -134,6 +136,21 @@ def _check(factor, spacing_um, key_added) -> None:
         )
     if not isinstance(key_added, str) or not key_added or "/" in key_added or key_added == ADDED:
         raise ValueError(f"key_added={key_added!r} must be a name without '/', and other than {ADDED!r}.")
+
+
+def _check_free(table: AnnData, key: str, is_measured: np.ndarray) -> None:
+    """Refuse to write over a column that says something else."""
+    if key not in table.obs:
+        return
+    try:
+        same = np.array_equal(read_flags(table.obs[key], key).yes, is_measured)
+    except TypeError:
+        same = False
+    if not same:
+        raise ValueError(
+            f"obs[{key!r}] is there already, and says something else than measured=: it would be lost. Choose another name, "
+            f"e.g. key_added='{key}_spots'."
+        )
 
 
 def _check_regions(sdata, table: AnnData) -> None:
@@ -191,12 +208,12 @@ def _find_in(sites: Sites, code: int, obs: pd.DataFrame, grid: Grid, ratio: floa
     own, pitch = sites.positions[sites.library == code], sites.pitch[code]
     positions = places(grid, ratio)
     positions = positions[far_from(positions, own, 0.5 * pitch / ratio)]
-    is_annotated = "in_tissue" in obs
-    on_tissue = pd.to_numeric(obs["in_tissue"], errors="coerce").to_numpy() == 1 if is_annotated else slice(None)
+    in_tissue = read_in_tissue(obs)
+    on_tissue = in_tissue.yes if in_tissue is not None and in_tissue.yes.any() else slice(None)
     if not sites.images:
         return positions[between(positions, own[on_tissue], BRIDGE)]
     chosen = tissue_mask(sites.images[code]).at(positions, SPOT * pitch) >= ON_TISSUE
-    if is_annotated:  # pale tissue such as fat, which the image alone does not tell from glass
+    if on_tissue is not None:  # pale tissue such as fat, which the image alone does not tell from glass
         chosen |= between(positions, own[on_tissue], ADJACENT)
     return positions[chosen]
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from anndata import AnnData
+
 from snrmix._checks import key_name
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix.data.expression import read_measured
 from snrmix.data.sites import read_sites
@@ -8,6 +11,7 @@ from snrmix.data.table import read_table
 from snrmix.plan.hold_out import Split
 
 
+@settled()
 def hold_out(
     data,
     *,
@@ -74,17 +78,11 @@ def hold_out(
     split = Split(kind, share, library, n_blocks, random_state)
     key_name("key_added", key_added)
     table = read_table(data, table_key)
-    if isinstance(measured, str) and measured == key_added:
-        raise ValueError(
-            f"key_added={key_added!r} would overwrite the column that says which spots are measured; "
-            f"choose another, e.g. key_added='{key_added}_kept'."
-        )
-    is_measured = read_measured(table, measured, layer)
-    sites = read_sites(data, table_key=table_key, library_key=library_key, with_images=False)
-    held_out = sites.to_rows(split.hide(sites, is_measured[sites.order]))
     names = key_added, f"{key_added}_held_out"
-    if names[0] in table.obs and names[1] not in table.obs:
-        logger.warning("obs[%r] was there before and is overwritten; choose another name with key_added=.", names[0])
+    _check_free(table, names, measured)
+    is_measured = read_measured(table, measured, layer)
+    sites = read_sites(data, table_key=table_key, library_key=library_key, measured=is_measured, with_images=False)
+    held_out = sites.to_rows(split.hide(sites, is_measured[sites.order]))
     table = table.copy() if copy else table
     table.obs[names[0]], table.obs[names[1]] = is_measured & ~held_out, held_out
     logger.info(
@@ -92,3 +90,20 @@ def hold_out(
         held_out.sum(), is_measured.sum(), names[1], names[0],
     )  # fmt: skip
     return table if copy else None
+
+
+def _check_free(table: AnnData, names: tuple[str, str], measured) -> None:
+    """Refuse to write over columns that are not of an earlier call, and over the one that says what is measured."""
+    kept, held_out = names
+    other = f"key_added='{kept}_kept'"
+    if isinstance(measured, str) and measured in names:
+        raise ValueError(
+            f"key_added={kept!r} would overwrite the column that says which spots are measured; choose another, e.g. {other}."
+        )
+    there = [name for name in names if name in table.obs]
+    if len(there) == 1:
+        start = f"measured={kept!r}, {other}" if there == [kept] else other
+        raise ValueError(
+            f"obs[{there[0]!r}] is there already, and not of an earlier call: it would be lost. Pass {start}"
+            + (": spots that it leaves out are then not hidden as if they were truth." if there == [kept] else ".")
+        )

@@ -61,12 +61,10 @@ def fit_grid(positions: np.ndarray, obs: pd.DataFrame, pitch: float) -> Grid:
         coordinates = (positions - origin) @ np.linalg.inv(steps)
         return Grid(origin, steps, True, False, coordinates, np.zeros_like(positions))
     steps = np.stack([fit.step_row, fit.step_column])
-    values = [pd.to_numeric(obs[name], errors="coerce").to_numpy(float) for name in ("array_row", "array_col")]
-    known = np.isfinite(values).all(axis=0)
     coordinates = np.stack([fit.rows, fit.columns], axis=1)
     coordinates = (coordinates - coordinates[0]).astype(float)
-    origin = (positions[known] - coordinates @ steps).mean(0)
-    return Grid(origin, steps, fit.is_staggered, True, coordinates, positions[known] - origin - coordinates @ steps)
+    origin = (positions[fit.used] - coordinates @ steps).mean(0)
+    return Grid(origin, steps, fit.is_staggered, True, coordinates, positions[fit.used] - origin - coordinates @ steps)
 
 
 def count_places(grid: Grid, ratio: float) -> int:

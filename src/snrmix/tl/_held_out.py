@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from snrmix._log import logger
-from snrmix.data.expression import Expression, read_expression
+from snrmix._names import listing
+from snrmix.data.expression import Expression, log_values, read_expression
+from snrmix.data.flags import read_mask
 from snrmix.data.results import Result
 from snrmix.data.sites import Sites, read_sites
-from snrmix.data.table import dense_block, matrix_of, read_mask
+from snrmix.data.table import dense_block, matrix_of
 
 MIN_HELD_OUT = 10  # to score on
 
@@ -123,7 +125,7 @@ def _check_unseen(held: np.ndarray, measured: np.ndarray, fill: str, sites: Site
     if fill == "unmeasured" and seen.any():
         raise ValueError(
             f"{seen.sum()} of the {held.sum()} held-out spots were measured when the layer was imputed, e.g. "
-            f"{sites.names[seen][0]!r}: it holds their observed values and was fitted to them, so scores and intervals "
+            f"{listing(sites.names[seen][:1])}: it holds their observed values and was fitted to them, so scores and intervals "
             "there would mean nothing. Impute again with measured= leaving them out, or with fill='all' for out-of-fold "
             "values."
         )
@@ -136,7 +138,7 @@ def _check_observed(table, sites: Sites, held: np.ndarray, layer: str | None) ->
     if empty.any():
         raise ValueError(
             f"{empty.sum()} of the {held.sum()} held-out spots have no expression to compare with, or values that are NaN "
-            f"or infinite, e.g. {sites.names[held][empty][0]!r}; leave them out of held_out."
+            f"or infinite, e.g. {listing(sites.names[held][empty][:1])}; leave them out of held_out."
         )
 
 
@@ -200,11 +202,7 @@ def choose_modelled(spots: HeldOut, genes) -> np.ndarray:
 
 def read_truth(spots: HeldOut, truth: str) -> np.ndarray:
     """Values of a layer in the units of the imputed one, (held, modelled genes)."""
-    values = spots.values(truth, spots.expression.columns)
+    values = log_values(spots.result.table, truth, spots.rows, spots.expression.columns, "truth")
     if not np.isfinite(values).all():
         raise ValueError(f"layers[{truth!r}] is NaN or infinite at held-out spots; leave these out of held_out.")
-    if values.max() >= 20 or (values.max() > 0 and np.array_equal(values, np.rint(values))):
-        raise ValueError(
-            f"layers[{truth!r}] does not look logarithmic; truth= must be in the units of the imputed layer."
-        )
     return values

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
 
@@ -7,6 +8,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix import _checks
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.expression import read_expression, read_measured
@@ -16,18 +19,27 @@ from snrmix.engine.losses import Losses
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.hold_out import Split
-from snrmix.plan.options import Options, read_options
+from snrmix.plan.options import Options, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
-from snrmix.plan.source import Source, read_source
-from snrmix.tl._methods import Case, Method, available_methods
+from snrmix.plan.source import Source, doubt, read_source
+from snrmix.tl._methods import DEPTH_ALONE, Case, Method, available_methods
 from snrmix.tl.summarise import OURS, _Summary, summarise
 
 SPLIT_OPTIONS = tuple(field.name for field in fields(Split))
 NOT_OPTIONS = ("kriging", "fill", "key_added", "copy")
-READING = ("units", "image", "image_key", "um_per_px", "use_rep")  # of the object, beside those of the call itself
+READING = (
+    "units",
+    "image",
+    "image_key",
+    "um_per_px",
+    "use_rep",
+    "depth_key",
+)  # of the object, beside those of the call
+ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
 
+@settled()
 def benchmark(
     data,
     methods=None,
@@ -62,6 +74,8 @@ def benchmark(
 
         ``"mean"``
             Mean of the measured spots.
+        ``"depth"``
+            A gene of constant share of the counts, at the depth that kriging predicts: what depth explains by itself.
         ``"spatial kNN"``
             Mean of the 10 nearest measured spots.
         ``"graph smoothing"``
@@ -77,7 +91,7 @@ def benchmark(
         ``"snrmix"``
             What `snrmix.tl.impute` does: networks and kriging, stacked per gene.
 
-        Without an image, ``None`` leaves out what needs one.
+        Without an image or depths, ``None`` leaves out what needs them.
     splits
         Which spots to hide: a number of random halves (seeds 0, 1, ...), or a list whose items are kinds of
         `snrmix.pp.hold_out` or dicts of its arguments ``kind``, ``share``, ``library``, ``n_blocks`` and
@@ -118,7 +132,7 @@ def benchmark(
     )  # fmt: skip
     where = {"library_key": library_key, "table_key": table_key}
     is_measured = read_measured(read_table(data, table_key), measured, layer)
-    sites = read_sites(data, with_images=False, **where)
+    sites = read_sites(data, measured=is_measured, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))
     source = read_source(data, measured=kept, layer=layer, genes=genes, **where, **reading)
@@ -126,7 +140,12 @@ def benchmark(
         wanted = _without_image(wanted, drop=methods is None)
     elif methods is None:
         wanted.pop(f"network ({mix})" if isinstance(mix, str) else "", None)  # the same as "network"
+    doubt(source)
     parts = plan_models(source, checked)  # of the first split: what cannot be is refused before anything is embedded
+    if DEPTH_ALONE in wanted and parts[0].site_depth is None:
+        if methods is not None:
+            raise ValueError("the method 'depth' needs the depth of the measured spots: pass depth_key=, or counts.")
+        del wanted[DEPTH_ALONE]
     features = read_features(source, checked, run_of(source, checked, parts))
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():
@@ -200,6 +219,9 @@ def _sort_options(options: dict) -> tuple[dict, dict]:
     for name in NOT_OPTIONS:
         if name in options:
             raise TypeError(f"benchmark() has no {name}=; choose with methods= what to compare.")
+    own = [name for name in inspect.signature(benchmark).parameters if name not in ("data", "options")]
+    unknown = [name for name in options if name not in (*READING, *ASKED)]
+    _checks.arguments("benchmark", unknown, [*own, *READING, *ASKED], [*training_names(False), *ALSO])
     reading = {name: value for name, value in options.items() if name in READING}
     asked = {name: value for name, value in options.items() if name in ASKED}
     training = {name: value for name, value in options.items() if name not in (*READING, *ASKED)}

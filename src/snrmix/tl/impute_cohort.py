@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.save import COMPRESSIONS, SUFFIXES, check_target, write_text
@@ -19,6 +20,7 @@ from snrmix.tl.impute import impute
 OURS = ("data", "copy", "share")  # arguments of impute that a cohort sets itself
 
 
+@settled()
 def impute_cohort(
     samples,
     out,

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from snrmix._globals import settled
 from snrmix.data.results import Result
 from snrmix.engine.conformal import NORMAL_90
 
 
+@settled()
 def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | None = None) -> tuple:
     """Interval in which the value that would be observed at a spot lies with a given probability.
 

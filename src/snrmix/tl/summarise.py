@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from snrmix._globals import settled
 from snrmix._names import closest, listing
 
 OURS = "snrmix"
@@ -12,6 +13,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 
 
+@settled()
 def summarise(result: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
     """Put the rows of `snrmix.tl.benchmark` together: one row per method.
 

@@ -88,7 +88,7 @@ class Finetuner(MixedTraining):
         if self.mixing.needs_saliency:
             saliency = self.saliency(first, label_first[0]), self.saliency(second, label_second[0])
         flat = first.flatten(1, 2), second.flatten(1, 2)
-        mixed, share = self.mixing.blend(*flat, share, self.generator, saliency)
+        mixed, share = self.mixing.blend(*flat, share, self.generator, self.table, saliency)
         return mixed.view_as(first), share
 
     def saliency(self, patches: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

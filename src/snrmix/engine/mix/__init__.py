@@ -18,7 +18,8 @@ from snrmix.engine.mix.neighbours import (
     expression_weights,
     share_of_all,
 )
-from snrmix.engine.mix.pixels import CellMix, CutMix, PuzzleMix
+from snrmix.engine.mix.pixels import CellMix, CutMix
+from snrmix.engine.mix.puzzle import PuzzleMix
 from snrmix.engine.mix.random import Mixup, MixupWithoutHesitation, NoMixing
 
 __all__ = [

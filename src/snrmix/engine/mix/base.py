@@ -19,7 +19,8 @@ class PartnerTable:
     Parameters
     ----------
     train
-        int64, shape (K, n_train), ascending: indices of the training spots of each network.
+        int64, shape (K, n_train), ascending: indices of the training spots of each network, all of them or those that
+        `Mixing.sort_out` has left.
     index
         int64, shape (K, n, k): graph neighbours of spot ``i`` among the training spots; any value where the weight is 0.
     weight
@@ -33,10 +34,10 @@ class PartnerTable:
         float32, shape (K, n, outputs): what the networks learn; only for strategies that compare any two spots.
     spread
         float32, shape (K,): median distance of the labels of random pairs; likewise.
-    trusted
-        bool, shape (K, n): whom a strategy that sorts out noisy spots would mix with; ``None``: all.
-    progress
-        Share of the training that is done, from 0 to 1.
+    bandwidth
+        float32, shape (K,): what a strategy has chosen itself; ``None`` before it has.
+    epoch, epochs
+        The epoch that is trained, from 0, and how many there may be.
     """
 
     train: torch.Tensor
@@ -46,8 +47,14 @@ class PartnerTable:
     share_of_all: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     spread: torch.Tensor | None = None
-    trusted: torch.Tensor | None = None
-    progress: float = 0.0
+    bandwidth: torch.Tensor | None = None
+    epoch: int = 0
+    epochs: int = 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that was done before this epoch, from 0 to below 1."""
+        return self.epoch / self.epochs
 
     def to(self, device) -> PartnerTable:
         """The same table on a device."""
@@ -99,10 +106,14 @@ class Mixing(ABC):
         Whether ``blend`` looks at the saliency of the patches.
     needs_errors : bool
         Whether `sort_out` is called after every epoch.
+    settled : float
+        Share of ``max_epochs`` from which on its schedule has done what defines it. No earlier epoch is kept, and training
+        does not stop before, so that early stopping does not turn a strategy with stages into its first stage.
     """
 
     k = 0
     count_self = needs_pixels = needs_saliency = needs_errors = False
+    settled = 0.0
 
     @abstractmethod
     def draw(
@@ -125,16 +136,22 @@ class Mixing(ABC):
         n = len(spots.values)
         return {"index": np.zeros((n, 1), np.int64), "weight": np.zeros((n, 1), np.float32)}
 
-    def prepare(self, table: PartnerTable) -> PartnerTable:
-        """The table to start with, on the device."""
-        return table
-
     def edge_weight(self, anchors: torch.Tensor, partners: torch.Tensor, table: PartnerTable) -> torch.Tensor | None:
         """Weight ``w_ij`` of drawn pairs in the edge term, shape (K, b, 1); ``None`` for 1."""
         return None
 
-    def sort_out(self, table: PartnerTable, error: torch.Tensor) -> PartnerTable:
-        """The table to go on with, given the squared error of every training spot, shape (K, n_train)."""
+    def sort_out(self, table: PartnerTable, spots: torch.Tensor, error: torch.Tensor) -> PartnerTable:
+        """The table of the next epoch: spots that are not in its ``train`` are neither trained on nor partners.
+
+        Parameters
+        ----------
+        table
+            That of the epoch that has just ended.
+        spots
+            int64, shape (K, n): all training spots, also those that are not in the table.
+        error
+            Shape (K, n): their squared errors now.
+        """
         return table
 
 

@@ -14,10 +14,15 @@ from snrmix.engine.mix.base import Mixing, PartnerTable, TrainingSpots, beta, me
 @register("cmixup")
 @dataclass(frozen=True)
 class CMixup(Mixing):
-    """C-Mixup (Yao et al. 2022, arXiv:2210.05775): the partner is any spot of the library, chosen by its label.
+    """C-Mixup (Yao et al. 2022, arXiv:2210.05775, section 3): the partner is chosen by its label among all spots.
 
     ``p_ij`` is proportional to ``exp(-d_ij^2 / (2 s^2))`` over all other training spots of the library, with ``d_ij`` the
     distance of their expression and ``s = sigma x median(d)``.
+
+    The authors' program also lets a sample be its own partner. With one label that is rare; with hundreds of genes the
+    others are far away against the bandwidth, and a third to two thirds of all draws would be the spot itself (measured on
+    three sections), so it is left out here. The authors tune bandwidth and alpha for each data set; here the bandwidth is a
+    share of the median distance.
 
     Parameters
     ----------
@@ -64,23 +69,30 @@ class CMixup(Mixing):
 class RCMixup(CMixup):
     """RC-Mixup (Hwang et al. 2024, arXiv:2405.17938): C-Mixup among spots whose labels can be trusted.
 
-    After ``warm_up`` of the training, spots are sorted out anew in every epoch: the share ``trust`` with the smallest error
-    under the current network stays, the others are not mixed and are nobody's partner. The bandwidth is chosen
-    against noise: among ``sigmas``, the one with which the mean of a spot's partners predicts half of the outputs best when
-    the partners are chosen by the other half. (The publication trains a copy of the network with each bandwidth instead.)
+    During ``warm_up`` all spots are mixed, with the widest bandwidth. From then on spots are sorted out anew before every
+    epoch: the share ``trust`` with the smallest error under the current network stays; the others are not trained on in
+    that epoch, neither as spots nor as partners. Epochs of the warm-up are not kept.
+
+    What differs from the authors' program: the bandwidth. They train a copy of the network with each of ``sigmas`` for many
+    epochs and go on with the best, again after ``L`` epochs, which would multiply the training by their number. Here it is
+    chosen once, at the end of the warm-up and among the trusted spots: that with which the mean of a spot's partners
+    predicts half of the outputs best when the partners are chosen by the other half. Their warm-up is half of the training,
+    and starts it anew from its best epoch; here it is shorter, as early stopping often ends before half.
 
     Parameters
     ----------
     sigmas
         Candidate bandwidths as shares of the median distance.
     trust
-        Share of the training spots that is trusted.
+        Share of the training spots that is trusted: one minus the share of noisy spots. The authors put in the noise and
+        know its share; of a section it is unknown.
     warm_up
         Share of ``max_epochs`` during which all spots are.
     alpha
         Parameter of the Beta distribution of the mixing share.
     """
 
+    alpha: float = 2.0
     sigmas: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
     trust: float = 0.9
     warm_up: float = 0.1
@@ -94,33 +106,31 @@ class RCMixup(CMixup):
         if not 0 < self.trust <= 1 or not 0 <= self.warm_up <= 1:
             raise ValueError(f"trust={self.trust!r} and warm_up={self.warm_up!r} must be shares between 0 and 1.")
 
-    def draw(self, anchors, table, generator):
-        """See `Mixing`."""
-        partners, share = super().draw(anchors, table, generator)
-        if table.trusted is None:
-            return partners, share
-        doubtful = ~table.trusted[table.heads(), anchors]
-        return torch.where(doubtful, anchors, partners), share.masked_fill(doubtful[..., None], 1.0)
+    @property
+    def settled(self) -> float:
+        """See `Mixing`: after the warm-up."""
+        return self.warm_up
 
     def bandwidths(self, table: PartnerTable) -> torch.Tensor:
-        """See `CMixup`: chosen once, kept by the table in place of the median distance."""
-        return table.spread
+        """See `CMixup`: the widest during the warm-up, then what was chosen."""
+        return max(self.sigmas) * table.spread if table.bandwidth is None else table.bandwidth
 
-    def prepare(self, table: PartnerTable) -> PartnerTable:
-        """The table with every network's bandwidth in place of the median distance."""
+    def sort_out(self, table: PartnerTable, spots: torch.Tensor, error: torch.Tensor) -> PartnerTable:
+        """See `Mixing`: after the warm-up the spots with the smallest errors, and the bandwidth that they ask for."""
+        if table.epoch + 1 < self.warm_up * table.epochs:
+            return table
+        count = max(round(self.trust * spots.shape[1]), 1)
+        place = error.topk(count, dim=1, largest=False).indices.sort(1).values
+        table = replace(table, train=spots.gather(1, place))
+        return table if table.bandwidth is not None else replace(table, bandwidth=self.choose_bandwidths(table))
+
+    def choose_bandwidths(self, table: PartnerTable) -> torch.Tensor:
+        """The best of ``sigmas`` for the training spots of every network, times the median distance, shape (K,)."""
         chosen = []
         for head, train in enumerate(table.train):
             errors = torch.stack([_halves_error(table, head, train, sigma) for sigma in self.sigmas])
             chosen.append(table.spread[head] * self.sigmas[int(errors.argmin())])
-        return replace(table, spread=torch.stack(chosen))
-
-    def sort_out(self, table: PartnerTable, error: torch.Tensor) -> PartnerTable:
-        """The table with those spots trusted whose error, shape (K, n_train), is smallest."""
-        if table.progress < self.warm_up:
-            return table
-        limit = torch.quantile(error, self.trust, dim=1, keepdim=True)
-        trusted = torch.zeros(table.weight.shape[:2], dtype=torch.bool, device=error.device)
-        return replace(table, trusted=trusted.scatter(1, table.train, error <= limit))
+        return torch.stack(chosen)
 
 
 def partner_probabilities(
@@ -132,8 +142,6 @@ def partner_probabilities(
     barred = anchors[:, None] == train
     if table.library is not None:
         barred = barred | (table.library[anchors][:, None] != table.library[train])
-    if table.trusted is not None:
-        barred = barred | ~table.trusted[head, train]
     logits = logits.masked_fill(barred, -torch.inf)
     return torch.softmax(logits, 1).masked_fill(barred.all(1, keepdim=True), 0.0)
 

@@ -29,7 +29,9 @@ class Selection:
         self.held_out: list[torch.Tensor | None] = [None] * len(folds)
         self.curve: list[list[float]] = []
 
-    def update(self, errors: list[np.ndarray], predicted: list[torch.Tensor], weights: dict) -> bool:
+    def update(
+        self, errors: list[np.ndarray], predicted: list[torch.Tensor], weights: dict, settled: bool = True
+    ) -> bool:
         """Take in one epoch; ``True`` when it is time to stop.
 
         Parameters
@@ -40,10 +42,14 @@ class Selection:
             Predictions for the same spots, (held out, outputs) each.
         weights
             Current weights of all networks.
+        settled
+            Whether this epoch may be kept. One that may not is noted, and training goes on after it.
         """
         epoch = len(self.curve)
         means = np.array([e.mean() for e in errors])
         self.curve.append(list(means))
+        if not settled:
+            return False
         for k in range(len(errors)):
             others = means[self._others(k)].mean() if len(means) > 1 else means[k]
             if self._better(others, self.best_weights_error[k]):

@@ -65,7 +65,8 @@ class MixedTraining(lightning.LightningModule):
 
     def on_fit_start(self):
         """Move what is not a parameter to the device, and seed the one generator that all randomness comes from."""
-        self.table = self.mixing.prepare(self.table.to(self.device))
+        self.table = self.table.to(self.device)
+        self.spots = self.table.train
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
         self.average = {name: parameter.detach().clone() for name, parameter in self.averaged().items()}
         self.steps_done = 0
@@ -75,10 +76,12 @@ class MixedTraining(lightning.LightningModule):
         return range(self.steps)
 
     def on_train_epoch_start(self):
-        """Shuffle the training spots of every network."""
-        self.table = replace(self.table, progress=self.current_epoch / self.options.max_epochs)
-        order = torch.rand(self.table.train.shape, generator=self.generator, device=self.device).argsort(1)
-        self.order = self.table.train.gather(1, order)
+        """Shuffle the training spots of every network; fewer spots, once some are sorted out, make smaller batches."""
+        self.table = replace(self.table, epoch=self.current_epoch, epochs=self.options.max_epochs)
+        spots = self.table.train
+        self.batch = max(min(self.batch, spots.shape[1] // self.steps), 1)
+        order = torch.rand(spots.shape, generator=self.generator, device=self.device).argsort(1)
+        self.order = spots.gather(1, order).repeat(1, -(-self.steps // spots.shape[1]))
         self.epoch_loss = torch.zeros(len(self.folds), device=self.device)
 
     def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -115,10 +118,13 @@ class MixedTraining(lightning.LightningModule):
         if not all(np.isfinite(error).all() for error in errors):
             options = type(self.options).__name__
             raise RuntimeError(f"training diverged (non-finite predictions); lower learning_rate in snrmix.{options}.")
-        self.trainer.should_stop = self.selection.update(errors, predicted, self.kept()) or self.trainer.should_stop
+        is_last = self.table.epoch == self.table.epochs - 1
+        settled = self.table.progress >= self.mixing.settled or is_last
+        stop = self.selection.update(errors, predicted, self.kept(), settled)
+        self.trainer.should_stop = stop or self.trainer.should_stop
         if self.mixing.needs_errors:
-            errors = torch.stack([self.judge(k, rows)[1] for k, rows in enumerate(self.table.train)])
-            self.table = self.mixing.sort_out(self.table, errors)
+            errors = torch.stack([self.judge(k, rows)[1] for k, rows in enumerate(self.spots)])
+            self.table = self.mixing.sort_out(self.table, self.spots, errors)
 
     def judge(self, network: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a network predicts for spots and their squared error, (b, outputs) and (b,)."""

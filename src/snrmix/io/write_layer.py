@@ -12,14 +12,16 @@ from pathlib import Path
 
 from anndata import AnnData
 
+from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.embedding_cache import CACHE_KEY
-from snrmix.data.results import CALIBRATION, MEASURED, MODEL, SD, Result
+from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, SD, Result
 
 FRAMES = ("obs", "var")
 
 
+@settled()
 def write_layer(
     path,
     data,
@@ -72,7 +74,7 @@ def write_layer(
     """
     result = Result.find(data, key, table_key)
     root = _open_store(path)
-    path = Path(path)
+    path = Path(path).expanduser()
     name = _table_path(root, table_key)
     store = root[name] if name else root
     _check_names(store, result.table)
@@ -104,7 +106,7 @@ def _open_store(path):
             f"path={str(path)!r} is an HDF5 file, which is safest written as a whole: adata.write_h5ad('imputed.h5ad')."
         )
     try:
-        return zarr.open_group(Path(path), mode="r+", use_consolidated=False)
+        return zarr.open_group(Path(path).expanduser(), mode="r+", use_consolidated=False)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"path={str(path)!r} is no zarr store; write one first with adata.write_zarr(path) or sdata.write(path)."
@@ -157,6 +159,9 @@ def _elements(result: Result, embedding: bool) -> dict[str, object]:
     if result.is_of_several:
         elements[f"obs/{result.name(MODEL)}"] = table.obs[result.name(MODEL)].array
         elements[f"varm/{result.name(CALIBRATION)}"] = table.varm[result.name(CALIBRATION)]
+    for part in ("obsm", "varm"):
+        if result.name(ERRORS) in getattr(table, part):
+            elements[f"{part}/{result.name(ERRORS)}"] = getattr(table, part)[result.name(ERRORS)]
     elements |= {f"var/{name}": table.var[name].to_numpy() for name in result.own_columns(table.var, table.uns)}
     if embedding:
         if CACHE_KEY not in table.obsm:
@@ -168,8 +173,9 @@ def _elements(result: Result, embedding: bool) -> dict[str, object]:
 def _present(store, elements, result: Result) -> list[str]:
     """What the store has of this result, the record last."""
     columns = result.own_columns(_columns_of(store, "var"), {*result.table.uns, *store["uns"]})
-    of_several = f"obs/{result.name(MODEL)}", f"varm/{result.name(CALIBRATION)}"
-    wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *of_several, *elements])
+    of_some = [f"obs/{result.name(MODEL)}", f"varm/{result.name(CALIBRATION)}"]
+    of_some += [f"{part}/{result.name(ERRORS)}" for part in ("obsm", "varm")]
+    wanted = dict.fromkeys([*(f"var/{name}" for name in columns), *of_some, *elements])
     return [element for element in wanted if element in store]
 
 
