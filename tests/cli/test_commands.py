@@ -92,6 +92,15 @@ def test_imputed_file(imputed, folder):
     assert not list(folder.glob(".*")), "something was left beside the output"
 
 
+def test_info_says_what_impute_would_take(folder, capsys):
+    assert main(["info", str(folder / "in.H5AD"), "--measured", "measured", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    expected = snrmix.io.describe(anndata.read_h5ad(folder / "in.H5AD"), measured="measured")
+    assert text.splitlines()[0] == str(expected).splitlines()[0]
+    assert main(["info", str(folder / "in.H5AD"), "--measured", "nosuch", "--json"]) == 0
+    assert "measured='nosuch' is not in obs" in str(said(capsys)["description"]["refused"])
+
+
 def test_output_is_compressed(imputed, folder):
     import h5py
 
