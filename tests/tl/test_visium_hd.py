@@ -16,7 +16,7 @@ from snrmix.plan.cost import Run, announce
 GENES = 20
 LARGE = {
     "snrmix.engine.kriging.krige.EXACT_SPOTS": 500,
-    "snrmix.engine.kriging.krige.CHOICE_SPOTS": 250,
+    "snrmix.engine.kriging.choice.CHOICE_SPOTS": 250,
     "snrmix.engine.network.targets.MOST_VALUES": 10_000,
     "snrmix.engine.network.crossfit.COMPONENTS": 8,
     "snrmix.engine.network.heads.MOST_STEPS": 4,

@@ -18,9 +18,11 @@ from snrmix.data.table import read_table
 PACKAGES = ("snrmix", "anndata", "lightning", "numpy", "squidpy", "torch")
 UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
 
-SD, MEASURED, MODEL, CALIBRATION, MODELLED, ERRORS = "sd", "measured", "model", "calibration", "modelled", "errors"
+SD, MEASURED, MODEL, CALIBRATION, MODELLED = "sd", "measured", "model", "calibration", "modelled"
+DEPTH, FOLD, ERRORS = "depth", "fold", "errors"
 WEIGHTS = ("weight_network", "weight_kriging")
-COLUMNS = ("pearson", "mse", "explained", "reliable", MODELLED, *WEIGHTS, CALIBRATION)  # of var
+SCORES = ("pearson", "mse", "explained", "pearson_given_depth", "explained_given_depth", "reliable", "beats_baselines")
+COLUMNS = (*SCORES, MODELLED, *WEIGHTS, CALIBRATION)  # of var
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Result:
         """All places that a result may take: parts of the object, and names in them."""
         return [
             ("uns", self.key), ("layers", self.key), ("layers", self.name(SD)), ("obs", self.name(MEASURED)),
-            ("obs", self.name(MODEL)), ("varm", self.name(CALIBRATION)), ("obsm", self.name(ERRORS)),
-            ("varm", self.name(ERRORS)), *(("var", self.name(one)) for one in COLUMNS),
+            ("obs", self.name(MODEL)), ("obs", self.name(DEPTH)), ("obs", self.name(FOLD)),
+            ("varm", self.name(CALIBRATION)), ("obsm", self.name(ERRORS)), ("varm", self.name(ERRORS)),
+            *(("var", self.name(one)) for one in COLUMNS),
         ]  # fmt: skip
 
     def taken(self) -> list[tuple[str, str]]:
@@ -204,7 +207,7 @@ class Result:
         """Remove those parts of an earlier result that a new one need not overwrite."""
         columns = [self.name(part) for part in (*WEIGHTS, CALIBRATION)]
         self.table.var.drop(columns=columns, errors="ignore", inplace=True)
-        self.table.obs.drop(columns=self.name(MODEL), errors="ignore", inplace=True)
+        self.table.obs.drop(columns=[self.name(part) for part in (MODEL, DEPTH)], errors="ignore", inplace=True)
         if self.name(CALIBRATION) in self.table.varm:
             del self.table.varm[self.name(CALIBRATION)]
 

@@ -12,6 +12,8 @@ GENES_PER_GROUP = 25
 MOST_GROUPS = 20
 MOST_SPOTS = 20_000  # from which intervals are calibrated
 SMALLEST_SCALE = 1e-3
+MOST_GROWTH = 20.0  # of the log scale
+OWN_FEATURES = 2  # of a prediction, before its context
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,11 @@ class Calibration:
     mean
         Shape (genes,): mean expression.
     bound
-        Shape (groups, features, 2): the range of the features that was seen; beyond it they are clipped.
+        Shape (groups, features, 2): the range of the features that was seen; beyond it they are clipped, but for the
+        context where it is above the range: distances and kriging sd that were never met make the scale grow, up to the
+        spread of the gene.
+    spread
+        Shape (genes,): standard deviation of what was observed.
     """
 
     group: np.ndarray
@@ -44,18 +50,38 @@ class Calibration:
     high: np.ndarray
     mean: np.ndarray
     bound: np.ndarray
+    spread: np.ndarray
 
-    def scale(self, predicted: np.ndarray, context: list[np.ndarray], genes: slice = slice(None)) -> np.ndarray:
+    def scale(
+        self,
+        predicted: np.ndarray,
+        context: list[np.ndarray],
+        genes: slice = slice(None),
+        base: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Scale of every prediction, float32, shape (n, genes); arguments as in `calibrate`."""
         out = np.empty(predicted.shape, np.float32)
         group = self.group[genes]
         for g in np.unique(group):
             columns = np.flatnonzero(group == g)
             values = features(predicted[:, columns], self.mean[genes][columns], [_columns(c, columns) for c in context])
-            values = np.clip(values, self.bound[g, :, 0], self.bound[g, :, 1])
-            log_scale = (values - self.centre[g]) @ self.coefficients[g]
-            out[:, columns] = np.maximum(np.exp(log_scale) * self.gene_scale[genes][columns], SMALLEST_SCALE)
+            seen = np.clip(values, self.bound[g, :, 0], self.bound[g, :, 1])
+            scale = np.exp((seen - self.centre[g]) @ self.coefficients[g]) * self.gene_scale[genes][columns]
+            scale = scale if base is None else scale * base[:, columns]
+            beyond = np.maximum(values[..., OWN_FEATURES:] - self.bound[g, OWN_FEATURES:, 1], 0)
+            if beyond.any():
+                growth = beyond @ np.maximum(self.coefficients[g, OWN_FEATURES:], 0)
+                grown = scale * np.exp(np.minimum(growth, MOST_GROWTH))
+                most = self.spread[genes][columns] / self._half_width[g]
+                scale = np.maximum(scale, np.minimum(grown, most))
+            out[:, columns] = np.maximum(scale, SMALLEST_SCALE)
         return out
+
+    @property
+    def _half_width(self) -> np.ndarray:
+        """Standard deviations per unit of scale, shape (groups,)."""
+        at = [np.interp(0.9, LEVELS, row) for row in (self.high - self.low)]
+        return np.maximum(at, 1e-12) / (2 * NORMAL_90)
 
     def quantiles(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper quantile of residual / scale per gene, each (genes,), for a level of `LEVELS` or between."""
@@ -69,7 +95,9 @@ class Calibration:
         return (scale * ((high - low) / (2 * NORMAL_90))).astype(np.float32)
 
 
-def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndarray]) -> Calibration:
+def calibrate(
+    observed: np.ndarray, predicted: np.ndarray, context: list[np.ndarray], base: np.ndarray | None = None
+) -> Calibration:
     """Fit scales and quantiles to out-of-fold predictions.
 
     The log scale of a gene's residuals is linear in what is known of a prediction: how far it lies from the gene's mean
@@ -84,15 +112,18 @@ def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndar
         Shape (n, genes): measured spots, and predictions that never saw them.
     context
         Further predictors of the log scale, each (n, genes) or (n, 1): log kriging sd, log distance to measured spots.
+    base
+        What the scale is proportional to whatever else is known, shape (n, genes); ``None``: nothing is.
     """
     if len(observed) > MOST_SPOTS:
         drawn = np.sort(np.random.default_rng(0).choice(len(observed), MOST_SPOTS, replace=False))
         observed, predicted, context = observed[drawn], predicted[drawn], [c[drawn] for c in context]
+        base = base if base is None else base[drawn]
     mean = observed.mean(0, dtype=np.float64)
-    residual = observed - predicted
+    residual = observed - predicted if base is None else (observed - predicted) / base
     gene_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0, dtype=np.float64)), SMALLEST_SCALE)
     group = gene_groups(mean)
-    n_features = 2 + len(context)
+    n_features = OWN_FEATURES + len(context)
     count = int(group.max()) + 1
     coefficients, centre = np.zeros((count, n_features)), np.zeros((count, n_features))
     low, high, bound = np.zeros((count, len(LEVELS))), np.zeros((count, len(LEVELS))), np.zeros((count, n_features, 2))
@@ -108,7 +139,8 @@ def calibrate(observed: np.ndarray, predicted: np.ndarray, context: list[np.ndar
         ratio = scaled / np.exp((flat - centre[g]) @ coefficients[g])
         tail = np.maximum(1 - LEVELS * (1 + 1 / len(observed)), 0) / 2  # of n + 1 spots, the new one included
         low[g], high[g] = np.quantile(ratio, tail), np.quantile(ratio, 1 - tail)
-    return Calibration(group, gene_scale, coefficients, centre, low, high, mean, bound)
+    spread = observed.std(0, dtype=np.float64)
+    return Calibration(group, gene_scale, coefficients, centre, low, high, mean, bound, spread)
 
 
 def gene_groups(mean: np.ndarray) -> np.ndarray:

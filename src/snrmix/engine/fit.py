@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
@@ -17,7 +18,7 @@ from snrmix.engine.mix import Mixing
 from snrmix.engine.neighbours import distance_to_measured
 from snrmix.engine.network.crossfit import NetworkFit, fit_network
 from snrmix.engine.options import Finetuning, Training
-from snrmix.engine.scores.by_library import Scores, mean_scores, reference_values, score_libraries
+from snrmix.engine.scores.by_library import Scores, library_means, mean_scores, reference_values, score_libraries
 from snrmix.engine.section import Section
 from snrmix.engine.stack import Stack, combine, fit_stack
 
@@ -26,7 +27,10 @@ HALVED_SPOTS = 800
 
 @dataclass(frozen=True)
 class Settings:
-    """What to fit and how; with `Finetuning`, the network starts from ``encoder``, a ``torch.nn.Module``."""
+    """What to fit and how; with `Finetuning`, the network starts from ``encoder``, a ``torch.nn.Module``.
+
+    ``typical_depth`` is the depth, in counts, that results are given for; ``None``: every spot's own.
+    """
 
     mixing: Mixing
     losses: Losses
@@ -35,6 +39,7 @@ class Settings:
     seed: int
     device: str
     encoder: object = None
+    typical_depth: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class SectionFit:
         float32, (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
         float32, (unmeasured, genes).
+    depths
+        Of the sites, as known and as predicted; ``None`` where those of measured spots are not known.
     by_library
         Scores of every library by its code; without those of which few spots were held out.
     genes, scores
@@ -85,6 +92,7 @@ class SectionFit:
     out_of_fold_sd: np.ndarray
     predicted: np.ndarray
     predicted_sd: np.ndarray
+    depths: SiteDepths | None
     by_library: dict[int, Scores]
     genes: pd.DataFrame
     scores: pd.DataFrame
@@ -115,11 +123,12 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    calibration, out_of_fold_sd, predicted_sd = calibrate_members(
-        section, first, scored, out_of_fold, predicted, kriged, elsewhere
+    depths = tell_depths(section, first, kriged, members)
+    result = calibrate_members(
+        section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
     )
     together = held_out_together(fine, len(section.measured))
-    errors = section_errors(section, out_of_fold, out_of_fold_sd, calibration, together, scored)
+    errors = section_errors(section, result, together, scored)
     held_out = {name: member.out_of_fold for name, member in members.items()}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
@@ -129,14 +138,16 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     del kriged, members  # large, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
-    methods = {"snrmix": out_of_fold, **held_out, **references}
-    by_library = score_libraries(section, methods, list(references), scored, settings.seed)
+    alone = given_depth(section, fine, depths)
+    methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
+    centres = fitted_means(section, first, fine, list(methods), references["mean"])
+    by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
     for scores in by_library.values():
         for name, weight in zip(held_out, stack.weights, strict=True):
             scores.genes[f"weight_{name}"] = weight
     return SectionFit(
-        out_of_fold, out_of_fold_sd, predicted, predicted_sd, by_library, *mean_scores(by_library), scored, calibration,
-        errors, together, network, record,
+        result.out_of_fold, result.out_of_fold_sd, result.predicted, result.predicted_sd, depths, by_library,
+        *mean_scores(by_library), scored, result.calibration, errors, together, network, record,
     )  # fmt: skip
 
 
@@ -173,15 +184,21 @@ def held_out_together(folds: list[Fold], n: int) -> np.ndarray:
     return together
 
 
-def section_errors(
-    section: Section, predicted: np.ndarray, sd: np.ndarray, calibration: Calibration, together: np.ndarray, scored
-) -> Errors:
-    """Errors at the spots that were held out."""
+def section_errors(section: Section, result: AtDepth, together: np.ndarray, scored: np.ndarray) -> Errors:
+    """Errors at the spots that were held out, at the depths that these have."""
     sites = section.measured[scored]
     return fit_errors(
-        section.expression[scored], predicted[scored], sd[scored], calibration, section.positions[sites],
+        section.expression[scored], result.seen, result.seen_sd, result.calibration, section.positions[sites],
         section.library[sites] * (together.max() + 1) + together[scored], section.depth[scored],
     )  # fmt: skip
+
+
+def fitted_means(
+    section: Section, folds: list[Fold], fine: list[Fold], methods: list[str], fine_means: np.ndarray
+) -> dict[str, np.ndarray]:
+    """For every method the mean of the spots that each out-of-fold value was fitted to; networks see whole folds."""
+    whole = fine_means if fine is folds else library_means(section, folds)
+    return {name: whole if name in ("snrmix", "network") else fine_means for name in methods}
 
 
 def finer(folds: list[Fold], n: int) -> list[Fold]:
@@ -230,14 +247,18 @@ def stack_members(
 
 def calibrate_members(
     section: Section, folds: list[Fold], scored: np.ndarray, out_of_fold: np.ndarray, predicted: np.ndarray,
-    kriged: SectionKriging | None, elsewhere: bool,
-) -> tuple[Calibration, np.ndarray, np.ndarray]:  # fmt: skip
-    """The calibration, and with it the standard deviation of out-of-fold values and of predictions."""
+    kriged: SectionKriging | None, elsewhere: bool, depths: SiteDepths | None = None, typical: float | None = None,
+) -> AtDepth:  # fmt: skip
+    """The calibration, out-of-fold values and predictions at the depth that is wanted, and their standard deviations."""
     context, context_unmeasured = scale_context(section, folds, scored, kriged, elsewhere)
+    if typical is not None or (depths is not None and np.isfinite(depths.elsewhere).any()):
+        return at_depth(section, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
     calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
     out_of_fold_sd = np.full_like(out_of_fold, np.nan)
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
-    return calibration, out_of_fold_sd, calibration.sd(calibration.scale(predicted, context_unmeasured))
+    predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
+    seen = out_of_fold[scored], out_of_fold_sd[scored]
+    return AtDepth(calibration, out_of_fold, out_of_fold_sd, predicted, predicted_sd, *seen)
 
 
 def scale_context(

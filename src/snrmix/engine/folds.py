@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from snrmix.engine.neighbours import clusters, distance_to_measured
 
-CLUMPINESS = (2, 4, 8, 16)  # candidate clusters per fold; random folds are the limit of many
+CLUSTERS = (16, 8, 4, 2, 1)  # candidate clusters per fold; random folds are the limit of many
+FEW = (3, 2)  # candidate numbers of folds that are one region each, where a side of the section is missing
+WORTH = 0.15  # pitches by which distances have to match better than those of random folds: regions cost training spots
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,10 @@ def make_folds(
 ) -> list[Fold]:
     """Folds whose held-out spots are as far from training spots as unmeasured sites are from measured ones.
 
-    Random folds fit scattered missing spots. Where whole regions are missing, spots are held out in clusters, with the
-    number of clusters for which the two distributions of the distance to the nearest spot match best (k-fold nearest
-    neighbour distance matching, Linnenbrink et al. 2024, doi:10.5194/gmd-17-5897-2024).
+    Random folds fit scattered missing spots. Where whole regions are missing, spots are held out in clusters, as many and as
+    large as make the two distributions of the distance to the nearest spot most alike (k-fold nearest neighbour distance
+    matching, Linnenbrink et al. 2024, doi:10.5194/gmd-17-5897-2024). Where a side is missing, two or three folds of one
+    region each may do that best.
 
     Parameters
     ----------
@@ -50,38 +54,79 @@ def make_folds(
     measured
         Indices of the measured sites.
     n_folds, n_repeats
-        At least 2 folds; every repeat draws its own.
+        At least 2 folds, in regions perhaps fewer; every repeat draws its own.
     rng
-        Draws folds and clusters.
+        Draws random folds, and those of further repeats.
 
     Returns
     -------
     list
         The folds, repeat by repeat.
     """
+    own, first = library[measured], None
+    wanted = distance_to_measured(positions, library, measured)
+    if len(wanted):
+        first = match_distances(positions[measured], own, wanted, n_folds)
+    if first is None:
+        chosen = [random_assignment(own, n_folds, rng) for _ in range(n_repeats)]
+    else:
+        fold, count, each = first
+        more = [clustered_assignment(positions[measured], own, count, each, rng) for _ in range(n_repeats - 1)]
+        chosen = [fold, *more]
+    return [
+        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat, first is not None)
+        for repeat, fold in enumerate(chosen)
+        for k in np.unique(fold)
+    ]
+
+
+def match_distances(
+    positions: np.ndarray, library: np.ndarray, wanted: np.ndarray, n_folds: int
+) -> tuple[np.ndarray, int, int] | None:
+    """Compact folds whose held-out spots are as far from training spots as is wanted; ``None``: random ones will do.
+
+    The choice does not depend on any seed.
+
+    Parameters
+    ----------
+    positions, library
+        Of the measured spots.
+    wanted
+        Distances of the unmeasured sites to the nearest measured spot, in pitches.
+    n_folds
+        At most so many.
+
+    Returns
+    -------
+    tuple
+        Fold of every spot, shape (n,), number of folds, and clusters per fold.
+    """
     from scipy.stats import wasserstein_distance
 
-    own = library[measured]
+    def mismatch(fold: np.ndarray) -> float:
+        return wasserstein_distance(wanted, held_out_distance(positions, library, fold))
+
+    least = mismatch(random_assignment(library, n_folds, np.random.default_rng(0))) - WORTH
+    if least <= 0:
+        return None
+    best = None
+    for count, each in [(n_folds, c) for c in CLUSTERS] + [(few, 1) for few in FEW if few < n_folds]:
+        fold = clustered_assignment(positions, library, count, each, np.random.default_rng(0))
+        missed = mismatch(fold)
+        if missed < least:
+            best, least = (fold, count, each), missed
+    return best
+
+
+def beyond_held_out(
+    positions: np.ndarray, library: np.ndarray, measured: np.ndarray, folds: Sequence[Fold]
+) -> tuple[float, float]:
+    """How far the farthest held-out spot is from training spots, in pitches, and which share of the other sites is farther."""
+    farthest = max(
+        distance_to_measured(positions, library, measured[fold.train], measured[fold.held_out]).max() for fold in folds
+    )
     wanted = distance_to_measured(positions, library, measured)
-    first, best = [random_assignment(own, n_folds, rng)], 0
-    if len(wanted):
-        first += [clustered_assignment(positions[measured], own, n_folds, c, rng) for c in CLUMPINESS]
-        mismatch = [wasserstein_distance(wanted, held_out_distance(positions[measured], own, fold)) for fold in first]
-        # Clusters cost training spots where they are needed, so they have to match clearly better.
-        best = int(np.argmin(mismatch))
-        best = best if mismatch[best] < 0.8 * mismatch[0] else 0
-    chosen, groups = [first[best]], (0, *CLUMPINESS)[best]
-    for _ in range(n_repeats - 1):
-        chosen.append(
-            clustered_assignment(positions[measured], own, n_folds, groups, rng)
-            if groups
-            else random_assignment(own, n_folds, rng)
-        )
-    return [
-        Fold(np.flatnonzero(fold != k), np.flatnonzero(fold == k), repeat, groups > 0)
-        for repeat, fold in enumerate(chosen)
-        for k in range(n_folds)
-    ]
+    return float(farthest), float((wanted > 1.01 * farthest).mean()) if len(wanted) else 0.0
 
 
 def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -38,6 +38,9 @@ class Section:
         these spots, shape (train, outputs), says in what space they are near; by default in the tissue.
     patches
         Of all sites; only for fine-tuning.
+    site_depth
+        Shape (n,): counts per site where they are known, NaN elsewhere; ``None`` where not even those of measured sites
+        are.
     """
 
     features: np.ndarray
@@ -49,6 +52,7 @@ class Section:
     depth: np.ndarray
     neighbours: Neighbours
     patches: PatchStore | None = None
+    site_depth: np.ndarray | None = None
 
     @property
     def unmeasured(self) -> np.ndarray:

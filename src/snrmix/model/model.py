@@ -30,7 +30,7 @@ from snrmix.plan.parts import plan_model, read_part, run_of
 from snrmix.plan.source import Source, doubt, read_source
 from snrmix.tl.impute import impute
 
-OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share")  # of impute: no business of a model
+OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share", "at_depth")  # of impute: no business of a model
 TUNING = ("finetune", "finetuning", "preset")
 DEFAULTS = {
     name: parameter.default
@@ -135,7 +135,7 @@ class SNRMix:
         self.units = UNITS[self._input_units]
         self.genes = np.asarray(source.table.var_names[part.expression.columns], dtype=str)
         self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(section, fit))
+        table = fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         return self
 

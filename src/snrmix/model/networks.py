@@ -14,6 +14,7 @@ from snrmix.engine.fit import Member, SectionFit, finer, stack_members
 from snrmix.engine.folds import Fold, make_folds
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
+from snrmix.engine.scores.by_library import library_means
 from snrmix.engine.scores.metrics import pearson
 from snrmix.engine.section import Section
 
@@ -73,11 +74,12 @@ def held_out_of(folds: list[Fold], section: Section) -> np.ndarray:
     return held_out
 
 
-def network_pearson(section: Section, fit: SectionFit) -> np.ndarray:
-    """Out-of-fold correlation of the networks alone, per gene: the mean over libraries."""
+def network_pearson(section: Section, fit: SectionFit, folds: list[Fold]) -> np.ndarray:
+    """Out-of-fold correlation of the networks alone, per gene, less the means of the folds: the mean over libraries."""
+    predicted = fit.network.out_of_fold - library_means(section, [fold for fold in folds if fold.repeat == 0])
     library = section.library[section.measured][fit.scored]
     rows = [fit.scored[library == code] for code in fit.by_library]
-    return np.mean([pearson(section.expression[some], fit.network.out_of_fold[some]) for some in rows], axis=0)
+    return np.mean([pearson(section.expression[some], predicted[some]) for some in rows], axis=0)
 
 
 def unseen(

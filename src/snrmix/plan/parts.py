@@ -9,6 +9,7 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.data.depth import site_depths
 from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of
 from snrmix.data.sites import Sites, restrict_sites
 from snrmix.engine.fit import SectionFit, Settings, fit_section
@@ -48,6 +49,8 @@ class Part:
         Of the measured ones.
     folds
         Of the measured ones.
+    site_depth
+        Counts of every site, see `snrmix.data.depth.site_depths`.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Part:
     is_measured: np.ndarray
     expression: Expression
     folds: list[Fold]
+    site_depth: np.ndarray | None = None
 
     @property
     def measured(self) -> np.ndarray:
@@ -101,7 +105,16 @@ class Part:
 
         values, depth = self.expression.values, self.expression.depth
         return Section(
-            own.values, own.colour, positions, self.sites.library, measured, values, depth, neighbours, own.patches
+            own.values,
+            own.colour,
+            positions,
+            self.sites.library,
+            measured,
+            values,
+            depth,
+            neighbours,
+            own.patches,
+            self.site_depth,
         )
 
     def fit(self, features: Features, settings: Settings) -> SectionFit:
@@ -170,7 +183,8 @@ def read_part(source: Source, name: str, kind: str, predicts: tuple[str, ...], c
         is_measured = is_measured[rows]
     wanted = {"layer": source.layer, "units": source.units, "genes": source.genes}
     expression = read_expression(source.table, sites, is_measured, **wanted)
-    return Part(name, kind, predicts, sites, rows, is_measured, expression, [])
+    depth = site_depths(source.table, sites, is_measured, expression, source.depth_key)
+    return Part(name, kind, predicts, sites, rows, is_measured, expression, [], depth)
 
 
 def run_of(source: Source, options: Options, parts: Sequence[Part]) -> Run:

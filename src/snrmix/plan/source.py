@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
+from snrmix.data.depth import check_depth_key
 from snrmix.data.expression import read_measured, warn_of_units
 from snrmix.data.from_anndata import CONCAT
 from snrmix.data.lattice import count_gaps
@@ -34,6 +35,8 @@ class Source:
         What opens the images; ``None``: they are not wanted, or there are none.
     use_rep
         Features that were there already, in site order, shape (n, d); ``None``: there were none.
+    depth_key
+        obs column with counts per spot, as in `snrmix.tl.impute`.
     """
 
     table: AnnData
@@ -44,6 +47,7 @@ class Source:
     genes: object
     located: Located | None = None
     use_rep: np.ndarray | None = None
+    depth_key: str | None = None
 
     @property
     def has_features(self) -> bool:
@@ -68,13 +72,15 @@ def doubt(source: Source) -> None:
 
 def read_source(
     data, *, measured=None, layer=None, units="auto", genes=None, image=None, image_key=None, um_per_px=None,
-    table_key=None, use_rep=None, library_key=None, need_features=False,
+    table_key=None, use_rep=None, library_key=None, depth_key=None,
+    need_features=False,
 ) -> Source:  # fmt: skip
     """Read and check sites, and find images; parameters and errors are those of `snrmix.tl.impute`.
 
     An object without any image gets no features, with a warning, unless ``need_features``.
     """
     table = read_table(data, table_key)
+    check_depth_key(table, depth_key)
     rows_measured = read_measured(table, measured, layer)
     asked = need_features or image is not None or image_key is not None
     with_images = use_rep is None and (asked or has_image(data, table))
@@ -94,4 +100,4 @@ def read_source(
     if isinstance(genes, Iterable) and not isinstance(genes, str):
         genes = list(genes)  # it is read once per model
     is_measured, located = rows_measured[sites.order], located if with_images else None
-    return Source(table, sites, is_measured, layer, units, genes, located, features)
+    return Source(table, sites, is_measured, layer, units, genes, located, features, depth_key)

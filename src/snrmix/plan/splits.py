@@ -10,10 +10,11 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix.data.flags import read_mask
 from snrmix.data.sites import Sites
-from snrmix.engine.folds import Fold, make_folds, single_split
+from snrmix.engine.folds import Fold, beyond_held_out, make_folds, single_split
 from snrmix.engine.mix import Mixing
 from snrmix.plan.options import Options
 
+BEYOND = 0.02  # share of sites beyond reach that is worth a warning
 MIN_TRAIN = 10  # of the one split that validation says; two folds of the fewest measured spots leave as many
 
 
@@ -37,11 +38,7 @@ def choose_folds(table: AnnData, sites: Sites, is_measured: np.ndarray, options:
         raise ValueError(f"n_folds={n_folds} is too many for {len(library)} measured spots; use at most {most}.")
     if n_folds > 1:
         folds = make_folds(sites.lattice_positions, sites.library, measured, n_folds, options.n_repeats, rng)
-        if folds[0].compact:
-            logger.info(
-                "unmeasured spots lie far from measured ones: folds hold out compact groups of spots, so that scores and "
-                "weights are those of such distances (approximate)."
-            )
+        _say_how_far(folds, n_folds, *beyond_held_out(sites.lattice_positions, sites.library, measured, folds))
         return folds
     if isinstance(validation, str):
         fold = _validation_column(validation, read_mask(table, validation, "validation")[sites.order][measured])
@@ -57,6 +54,22 @@ def choose_folds(table: AnnData, sites: Sites, is_measured: np.ndarray, options:
             f"{MIN_TRAIN} are needed."
         )
     return [fold]
+
+
+def _say_how_far(folds: list[Fold], n_folds: int, farthest: float, beyond: float) -> None:
+    """Say that folds are compact, and warn where sites are farther away than anything that is held out."""
+    count = sum(fold.repeat == 0 for fold in folds)
+    if folds[0].compact:
+        logger.info(
+            "unmeasured spots lie far from measured ones: folds hold out compact groups of spots%s, so that scores, weights "
+            "and intervals are those of such distances.",
+            f", {count} of them in place of {n_folds}" if count < n_folds else "",
+        )  # fmt: skip
+    if beyond >= BEYOND:
+        logger.warning(
+            "%.0f %% of the unmeasured spots are farther from measured ones than any spot that could be held out (%.1f "
+            "pitches): scores say nothing of them, and their sd grows with distance.", 100 * beyond, farthest,
+        )  # fmt: skip
 
 
 def _validation_column(name: str, held_out: np.ndarray) -> Fold:

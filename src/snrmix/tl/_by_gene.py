@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,15 +12,18 @@ from snrmix.data.expression import MIN_SPOTS
 from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
+from snrmix.tl._given_depth import HeldOutDepth, fitted_means, read_depth
 from snrmix.tl._held_out import MIN_HELD_OUT, HeldOut
 
 MOST_GENES_AT_ONCE, VALUES_AT_ONCE = 512, 2**21  # bounds the memory of a step
 MORAN_NEIGHBOURS = 6
 SHALLOW = "_without_shallow"
 FLOORS = ("known_depth", "neighbour_depth")
+DEPTH_SCORES = ("mse_depth", "pearson_given_depth", "explained_given_depth")
 ORDER = (
     "mse", "mae", "mse_mean", "mse_ratio", "explained", "pearson", "spearman", "noise_known_depth",
     "noise_neighbour_depth", "explainable_known_depth", "explainable_neighbour_depth", "moran_observed", "moran_predicted",
+    "mse_depth", "pearson_given_depth", "explained_given_depth",
 )  # fmt: skip
 
 
@@ -38,6 +42,11 @@ class Evaluation:
     spots: HeldOut
     target: np.ndarray | None
 
+    @cached_property
+    def assumed(self) -> HeldOutDepth | None:
+        """Depths that the imputation assumes; ``None`` where values are compared with others than the observed."""
+        return read_depth(self.spots) if self.target is None else None
+
     @property
     def depth(self) -> np.ndarray | None:
         """Counts of the held-out spots; ``None`` where sampling noise cannot be told."""
@@ -49,7 +58,13 @@ class Evaluation:
         expression = spots.expression.values[:, genes].astype(np.float64)
         target = expression[spots.places] if self.target is None else self.target[:, genes].astype(np.float64)
         predicted = spots.values(spots.result.key, spots.expression.columns[genes]).astype(np.float64)
+        if self.assumed is not None:
+            predicted = self.assumed.at_spot(predicted, genes)
         return target, predicted, _means_of_others(spots, expression, np.empty_like(target))
+
+    def centre(self, genes: np.ndarray) -> np.ndarray | float:
+        """What is taken off predictions for correlations, see `snrmix.engine.scores.metrics.gene_scores`."""
+        return fitted_means(self.spots, self.spots.expression.values[:, genes].astype(np.float64))
 
     def noise(self) -> SamplingNoise | None:
         """Of the held-out spots."""
@@ -101,13 +116,16 @@ def score_by_gene(case: Evaluation, wanted: np.ndarray) -> pd.DataFrame:
     at_once = min(max(VALUES_AT_ONCE // spots.observed.sum(), 1), MOST_GENES_AT_ONCE)
     for start in range(0, len(wanted), at_once):
         genes = wanted[start : start + at_once]
-        values = case.values(genes)
+        values, centre = case.values(genes), case.centre(genes)
         noises = noise.of(spots.expression.values[:, genes]) if noise else [np.full_like(values[0], np.nan)] * 2
         everywhere.append(
-            _scores(*values, *noises, spots.library) | _rank_and_map_scores(*values[:2], spots.library, neighbours)
+            _scores(*values, *noises, spots.library, centre)
+            | _rank_and_map_scores(*values[:2], spots.library, neighbours)
+            | _depth_scores(case, genes, *values[:2])
         )
         if deep is not None:
-            at_depth.append(_scores(*(array[deep] for array in (*values, *noises, spots.library))))
+            centre = centre[deep] if np.ndim(centre) else centre
+            at_depth.append(_scores(*(array[deep] for array in (*values, *noises, spots.library)), centre))
     names = spots.result.table.var_names[spots.expression.columns[wanted]]
     order = np.argsort(spots.expression.columns[wanted])
     scores = _table(everywhere, names, order)
@@ -123,7 +141,18 @@ def score_by_gene(case: Evaluation, wanted: np.ndarray) -> pd.DataFrame:
     return scores
 
 
-def _scores(observed, predicted, baseline, known, neighbour, library) -> dict[str, np.ndarray]:
+def _depth_scores(case: Evaluation, genes: np.ndarray, observed, predicted) -> dict[str, np.ndarray]:
+    """Error of depth alone, and what is predicted beyond it, each of shape (genes,); NaN where depths are not known."""
+    alone = case.assumed.alone(genes) if case.assumed is not None else None
+    if alone is None:
+        return {name: np.full(len(genes), np.nan) for name in DEPTH_SCORES}
+    rest, pattern, library = observed - alone.known, predicted - alone.predicted, case.spots.library
+    found = gene_scores(rest, pattern, np.zeros((1, len(genes))))
+    values = ((alone.predicted - observed) ** 2).mean(0), _within_libraries(pearson, rest, pattern, library)
+    return dict(zip(DEPTH_SCORES, (*values, found["explained"]), strict=True))
+
+
+def _scores(observed, predicted, baseline, known, neighbour, library, centre) -> dict[str, np.ndarray]:
     """Scores that are computed with and without the shallowest spots, each of shape (genes,)."""
     scores = gene_scores(observed, predicted, baseline)
     reference = (baseline - observed) ** 2
@@ -135,7 +164,7 @@ def _scores(observed, predicted, baseline, known, neighbour, library) -> dict[st
         "mse_mean": mse_mean,
         "mse_ratio": 1 - scores["explained"],
         "explained": scores["explained"],
-        "pearson": _within_libraries(pearson, observed, predicted, library),
+        "pearson": _within_libraries(pearson, observed, predicted - centre, library),
     }
     for name, noise in zip(FLOORS, (known, neighbour), strict=True):
         found[f"noise_{name}"] = noise.mean(0)
@@ -176,6 +205,9 @@ def _overall(scores: pd.DataFrame, n_spots: int) -> dict[str, float]:
         "pearson_mean": float(np.mean(scores["pearson"])),
         "pearson_median": float(np.median(scores["pearson"])),
     }
+    if "mse_depth" in scores:
+        overall["depth_ratio"] = float(total["mse_depth"] / reference)
+        overall["pearson_given_depth_median"] = float(np.median(scores["pearson_given_depth"]))
     for name in FLOORS:
         floor = float(total[f"noise_{name}"] / reference)
         overall[f"floor_{name}"] = floor

@@ -12,7 +12,8 @@ from snrmix._log import logger, quiet
 from snrmix._names import listing
 from snrmix.data.expression import read_measured
 from snrmix.data.paths import read_path
-from snrmix.data.table import entry_of, read_table
+from snrmix.data.stored import entry_of
+from snrmix.data.table import read_table
 from snrmix.data.words import read_genes
 from snrmix.tl._cohort_sheet import Sample
 

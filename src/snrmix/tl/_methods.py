@@ -8,9 +8,10 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from snrmix.engine.fit import SectionFit, Settings
+from snrmix.engine.depth import constant_share_at
+from snrmix.engine.fit import SectionFit, Settings, fit_section
 from snrmix.engine.folds import Fold
-from snrmix.engine.kriging.krige import krige_section
+from snrmix.engine.kriging.krige import SectionKriging, krige_section
 from snrmix.engine.mix import MIXINGS, Mixing
 from snrmix.engine.network.crossfit import fit_network
 from snrmix.engine.scores.baselines import ridge, spatial_knn
@@ -21,6 +22,8 @@ from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.parts import Part
 from snrmix.plan.splits import settle_neighbours
 from snrmix.tl.summarise import OURS
+
+DEPTH_ALONE = "depth"  # needs to know the depths of measured spots
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ class Case:
 
     @cached_property
     def section(self) -> Section:
-        """What the engine sees."""
-        return self.part.section(self.features)
+        """What the engine sees: depths of hidden spots are hidden too."""
+        section = self.part.section(self.features)
+        if section.site_depth is None:
+            return section
+        return replace(section, site_depth=np.where(self.part.is_measured, section.site_depth, np.nan))
 
     @property
     def folds(self) -> list[Fold]:
@@ -65,7 +71,13 @@ class Case:
     @cached_property
     def fit(self) -> SectionFit:
         """What `snrmix.tl.impute` makes of the split."""
-        return self.part.fit(self.features, replace(self.settings, mixing=self.mixing))
+        settings = replace(self.settings, mixing=self.mixing)
+        return fit_section(self.section, self.folds, settings, self.part.elsewhere)
+
+    @cached_property
+    def kriged(self) -> SectionKriging:
+        """Kriging of the unmeasured sites, alone."""
+        return krige_section(self.section, [], self.settings.device, apart=self.part.elsewhere)
 
     @property
     def mixing(self) -> Mixing:
@@ -122,9 +134,15 @@ def _ridge(case: Case) -> np.ndarray:
     return ridge(case.section.features, case.section.measured, case.hidden, case.section.expression)
 
 
+def _depth(case: Case) -> np.ndarray:
+    section, depth = case.section, case.part.site_depth
+    own, hidden = section.library[section.measured], section.library[case.hidden]
+    predicted = case.at_hidden(case.kriged.predicted_depth)
+    return constant_share_at(section.expression, depth[section.measured], own, hidden, predicted)
+
+
 def _kriging(case: Case) -> np.ndarray:
-    kriged = krige_section(case.section, [], case.settings.device, apart=case.part.elsewhere)
-    return case.at_hidden(kriged.predicted)
+    return case.at_hidden(case.kriged.predicted)
 
 
 def _network(case: Case, mixing: str | None = None) -> np.ndarray:
@@ -156,6 +174,7 @@ class Method:
 
 METHODS = (
     Method("mean", _mean),
+    Method(DEPTH_ALONE, _depth),
     Method("spatial kNN", _spatial_knn),
     Method("graph smoothing", _graph_smoothing),
     Method("ridge", _ridge, needs_image=True),

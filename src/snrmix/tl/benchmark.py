@@ -22,12 +22,19 @@ from snrmix.plan.hold_out import Split
 from snrmix.plan.options import Options, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.source import Source, doubt, read_source
-from snrmix.tl._methods import Case, Method, available_methods
+from snrmix.tl._methods import DEPTH_ALONE, Case, Method, available_methods
 from snrmix.tl.summarise import OURS, _Summary, summarise
 
 SPLIT_OPTIONS = tuple(field.name for field in fields(Split))
 NOT_OPTIONS = ("kriging", "fill", "key_added", "copy")
-READING = ("units", "image", "image_key", "um_per_px", "use_rep")  # of the object, beside those of the call itself
+READING = (
+    "units",
+    "image",
+    "image_key",
+    "um_per_px",
+    "use_rep",
+    "depth_key",
+)  # of the object, beside those of the call
 ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
@@ -67,6 +74,8 @@ def benchmark(
 
         ``"mean"``
             Mean of the measured spots.
+        ``"depth"``
+            A gene of constant share of the counts, at the depth that kriging predicts: what depth explains by itself.
         ``"spatial kNN"``
             Mean of the 10 nearest measured spots.
         ``"graph smoothing"``
@@ -82,7 +91,7 @@ def benchmark(
         ``"snrmix"``
             What `snrmix.tl.impute` does: networks and kriging, stacked per gene.
 
-        Without an image, ``None`` leaves out what needs one.
+        Without an image or depths, ``None`` leaves out what needs them.
     splits
         Which spots to hide: a number of random halves (seeds 0, 1, ...), or a list whose items are kinds of
         `snrmix.pp.hold_out` or dicts of its arguments ``kind``, ``share``, ``library``, ``n_blocks`` and
@@ -133,6 +142,10 @@ def benchmark(
         wanted.pop(f"network ({mix})" if isinstance(mix, str) else "", None)  # the same as "network"
     doubt(source)
     parts = plan_models(source, checked)  # of the first split: what cannot be is refused before anything is embedded
+    if DEPTH_ALONE in wanted and parts[0].site_depth is None:
+        if methods is not None:
+            raise ValueError("the method 'depth' needs the depth of the measured spots: pass depth_key=, or counts.")
+        del wanted[DEPTH_ALONE]
     features = read_features(source, checked, run_of(source, checked, parts))
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():

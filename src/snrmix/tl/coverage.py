@@ -60,8 +60,8 @@ def coverage(
     Raises
     ------
     KeyError, TypeError, ValueError
-        When there is no such result, column or layer, the imputation has seen a held-out spot, or a level is out of
-        range.
+        When there is no such result, column or layer, the imputation has seen a held-out spot, the layer is one at a
+        typical depth, or a level is out of range.
 
     Examples
     --------
@@ -70,6 +70,11 @@ def coverage(
     >>> snrmix.tl.coverage(adata, levels=[0.9])
     """
     spots = read_held_out(data, held_out, key=key, layer=layer, library_key=library_key, table_key=table_key)
+    if spots.result.record.get("typical_depth") is not None:
+        raise ValueError(
+            f"the layer {key!r} holds values at a typical depth, and its intervals are for spots of that depth, which the "
+            "observed ones are not: impute with at_depth='spot' to see how often intervals hold."
+        )
     calibration, columns = spots.result.record["calibration"], spots.expression.columns
     by_level = {
         float(level): quantiles_in_sds(calibration, float(level)) for level in np.atleast_1d(np.asarray(levels, float))

@@ -65,14 +65,20 @@ def evaluate(
             within two standard errors of zero, and for genes seen in fewer than 5 held-out spots.
         ``moran_observed``, ``moran_predicted``
             Moran's I over the 6 nearest held-out spots of the same library; NaN where constant.
+        ``mse_depth``, ``pearson_given_depth``, ``explained_given_depth``
+            Squared error of depth alone, a gene of constant share at the depth that is predicted for the spot; correlation
+            and share of the squared error explained beyond what the gene's share and the depth of the spot say.
         ``mse_without_shallow``, ``mse_ratio_without_shallow``, ``pearson_without_shallow``
             Without the tenth of the held-out spots that has the fewest counts.
 
-        Expression that was given as log values has no counts: noise, shares of the explainable variance and scores
+        A layer at a typical depth is put back to the depth that is predicted for each spot before it is compared.
+
+        Expression that was given as log values has no counts: noise, scores given depth, shares of the explainable variance and scores
         without the shallowest spots are NaN.
 
         ``attrs["overall"]`` has figures over all these genes: ``n_spots``, ``n_genes``, ``mse_ratio`` (a ratio of sums
-        over genes), ``pearson_mean``, ``pearson_median``, ``floor_known_depth`` and ``floor_neighbour_depth`` (noise over
+        over genes), ``depth_ratio`` (that of depth alone), ``pearson_mean``, ``pearson_median``,
+        ``pearson_given_depth_median``, ``floor_known_depth`` and ``floor_neighbour_depth`` (noise over
         squared error of the mean, a ratio of sums: the ``mse_ratio`` of an ideal predictor), ``explainable_known_depth``
         and ``explainable_neighbour_depth`` (``(1 - mse_ratio) / (1 - floor)``); each also with ``_without_shallow``.
 

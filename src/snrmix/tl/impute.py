@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import wraps
 
 import numpy as np
@@ -12,18 +13,20 @@ from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
-from snrmix.data.results import UNITS, Result
+from snrmix.data.results import Result
 from snrmix.data.table import read_table
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
+from snrmix.plan.depth import choose_depth, warn_of_other_depths
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import complete, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
-from snrmix.plan.source import Source, doubt, read_source
-from snrmix.tl.write import Model, library_scores, overall, write
+from snrmix.plan.source import doubt, read_source
+from snrmix.tl._report import report
+from snrmix.tl.write import Model, write
 
 
 def completed(function):
@@ -54,6 +57,7 @@ def impute(
     encoder="efficientnet_lite0",
     scales=DEFAULT_SCALES,
     library_key: str | None = None,
+    depth_key: str | None = None,
     share: bool = False,
     mix="snr",
     losses: Losses | None = None,
@@ -64,6 +68,7 @@ def impute(
     max_epochs: int | None = None,
     early_stopping: bool = True,
     fill: str = "auto",
+    at_depth: str = "auto",
     key_added: str = "snrmix",
     random_state: int = 0,
     accelerator: str = "auto",
@@ -115,6 +120,10 @@ def impute(
     library_key
         obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
         SpatialData table. Spots of different libraries are never neighbours.
+    depth_key
+        obs column with counts per spot. For log values it says what depth alone explains; without it ``total_counts`` and
+        the like are looked for. At unmeasured spots, where it has numbers, predictions and intervals are for that depth
+        instead of the one that is predicted there.
     share
         ``False``: each library has its own model, and its result is that of a call on this library alone, but for a number
         of ``genes``, which are chosen over all libraries, and the patch size of a library without an array. ``True``: one
@@ -142,6 +151,10 @@ def impute(
         ``"unmeasured"``: observed values at measured spots, predictions elsewhere. ``"all"``: predictions at every
         spot, those at measured spots out-of-fold, so that the layer is denoised and of one kind. ``"auto"``:
         ``"unmeasured"`` when ``measured`` leaves a spot unmeasured, else ``"all"``.
+    at_depth
+        Counts are noisier and their logarithms lower where a spot is shallow. ``"spot"``: the value as it would be observed
+        at that spot. ``"typical"``: as if every spot had the median depth of the measured ones, so that maps show no depth.
+        ``"auto"``: ``"typical"`` for ``fill="all"``, else ``"spot"``, as the observed values in the layer are.
     key_added
         Name of the results.
     random_state
@@ -171,9 +184,14 @@ def impute(
         float32: half the width of the calibrated 90 % interval for the value that would be observed, divided by 1.645;
         0 where the layer holds the observed value. See `snrmix.tl.interval`.
     ``var["snrmix_pearson" | "snrmix_mse" | "snrmix_explained"]``
-        Out-of-fold scores per gene: Pearson correlation, mean squared error, and share of the mean's squared error that
-        is explained.
+        Out-of-fold scores per gene, of values as observed at the spot: Pearson correlation, mean squared error, and share of
+        the mean's squared error that is explained.
+    ``var["snrmix_pearson_given_depth" | "snrmix_explained_given_depth"]``
+        The same beyond what the gene's mean share of the counts and the depth of the spot say; NaN where depth is unknown.
     ``var["snrmix_reliable"]``
+        Genes whose map may be looked at: predicted better than by the mean and better than by depth alone, on compact
+        groups of spots, at a false discovery rate of 5 %.
+    ``var["snrmix_beats_baselines"]``
         Genes with a lower out-of-fold error than the mean, spatial kNN and ridge each, at a false discovery rate of 5 %.
     ``var["snrmix_modelled"]``
         Genes that were modelled.
@@ -184,6 +202,11 @@ def impute(
         modelled. With several models it is in ``varm``, a column per name of ``uns["snrmix"]["models"]``.
     ``obs["snrmix_measured"]``
         Which spots were taken as measured.
+    ``obs["snrmix_depth"]``
+        Depth, in counts, that predictions assume of a spot: predicted (out-of-fold at measured spots), or that of
+        ``depth_key`` at unmeasured ones. Not there where depth is unknown.
+    ``obs["snrmix_fold"]``
+        In which fold a measured spot was held out; -1 for other spots.
     ``obs["snrmix_model"]``
         With several models, the one that predicts a spot: its library, ``"shared"``, or ``"other slides"``.
     ``uns["snrmix"]``
@@ -209,6 +232,7 @@ def impute(
     """
     _checks.arguments("impute", training, ARGUMENTS, training_names(finetune))
     _checks.flag("copy", copy)
+    _checks.choice("at_depth", at_depth, ("auto", "spot", "typical"))
     training |= {"max_epochs": max_epochs, "early_stopping": early_stopping, "devices": devices}
     options = read_options(
         encoder=encoder, scales=scales, use_rep=use_rep, share=share, mix=mix, losses=losses, kriging=kriging,
@@ -219,14 +243,16 @@ def impute(
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
-        need_features=not options.settings.kriging or options.finetuning is not None,
+        depth_key=depth_key, need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
     if source.located is not None:
         check_cache_free(source.table)
     fill = choose_fill(fill, measured is not None, source.is_measured, options.n_folds)
     parts = plan_models(source, options)
     doubt(source)
-    settings = [part.settings(options) for part in parts]
+    at_depth, typical = choose_depth(at_depth, fill, parts)
+    warn_of_other_depths(source, parts, depth_key)
+    settings = [replace(part.settings(options), typical_depth=typical) for part in parts]
     features = read_features(source, options, run_of(source, options, parts))
     models = fit_models(parts, settings, features)
     parameters = {
@@ -246,13 +272,15 @@ def impute(
         "n_repeats": n_repeats,
         "validation": validation,
         "fill": fill,
+        "at_depth": at_depth,
+        "depth_key": depth_key,
         "random_state": options.settings.seed,
         **({"preset": preset} if preset is not None else {}),
     }
     result = source.table.copy() if copy else source.table
-    write(result, source, features, models, fill, key_added, parameters)
+    write(result, source, features, models, fill, key_added, parameters, typical)
     try:
-        report(source, models, key_added, fill)
+        report(source, models, key_added, fill, at_depth)
     except (
         ArithmeticError,
         LookupError,
@@ -308,32 +336,3 @@ def fit_models(parts: list[Part], settings: list[Settings], features: Features) 
             logger.info("model %d of %d: %s.", number, len(parts), part.name)
         models.append((part, part.fit(features, how)))
     return models
-
-
-def report(source: Source, models: list[Model], key: str, fill: str) -> None:
-    """Say what was written, and how far to trust it."""
-    genes, methods = overall(models)
-    scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
-    baselines = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].dropna()
-    baseline = baselines.idxmin() if len(baselines) else scores.index[0]
-    logger.info(
-        "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median; "
-        "%d of %d genes are reliably better than every baseline%s.",
-        scores["snrmix"], baseline, scores[baseline], genes["pearson"].median(), genes["reliable"].sum(), len(genes),
-        " (means over libraries; reliable in each)" if several else "",
-    )  # fmt: skip
-    if scores["snrmix"] >= scores[baseline]:
-        logger.warning("this is no better than %s here; see uns[%r]['scores'].", baseline, key)
-    for part, fit in models:
-        if len(models) > 1:
-            ratio, pearson = fit.scores.loc["snrmix", ["mse_ratio", "pearson"]]
-            logger.info("%s: MSE %.3f of the mean's, mean Pearson %.2f (%s).", part.name, ratio, pearson, part.kind)
-        rare = len(part.expression.mean_columns)
-        if rare:
-            logger.info("%d genes are seen in too few measured spots to be modelled and got their mean.", rare)
-    logger.info(
-        "wrote layers[%r]: %d genes at %d measured and %d unmeasured spots, %s, fill=%r. For maps; for statistics use "
-        "snrmix.tl.draws.",
-        key, len(genes), source.is_measured.sum(), (~source.is_measured).sum(),
-        UNITS[models[0][0].expression.input_units], fill,
-    )  # fmt: skip

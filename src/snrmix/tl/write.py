@@ -7,10 +7,10 @@ import pandas as pd
 from anndata import AnnData
 
 from snrmix.data.embedding_cache import write_cache
-from snrmix.data.results import CALIBRATION, ERRORS, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
+from snrmix.data.results import CALIBRATION, DEPTH, ERRORS, FOLD, MEASURED, MODEL, MODELLED, SD, UNITS, Result, versions
 from snrmix.engine.conformal import LEVELS
 from snrmix.engine.fit import SectionFit
-from snrmix.engine.scores.by_library import Scores
+from snrmix.engine.scores.by_library import FLAGS, Scores
 from snrmix.plan.features import Features
 from snrmix.plan.parts import Part
 from snrmix.plan.source import Source
@@ -20,8 +20,9 @@ Model = tuple[Part, SectionFit]
 
 
 def write(
-    table: AnnData, source: Source, features: Features, models: list[Model], fill: str, key: str, parameters: dict
-) -> None:
+    table: AnnData, source: Source, features: Features, models: list[Model], fill: str, key: str, parameters: dict,
+    typical: float | None = None,
+) -> None:  # fmt: skip
     """Write results and provenance; everything is computed before the first assignment."""
     layers = full_layers(table.shape, models, fill)
     columns = gene_columns(table.n_vars, models)
@@ -35,6 +36,8 @@ def write(
         "units": UNITS[units],
         "input_units": units,
         "fill": fill,
+        "at_depth": parameters["at_depth"],
+        **({"typical_depth": typical} if typical is not None else {}),
         "image": image_record(source, features),
         "history": stacked_history(models),
         "scores": overall(models)[1],
@@ -48,6 +51,7 @@ def write(
         }
     record = writable(record)
     at_sites, of_genes, record[ERRORS] = error_slots(table.shape, models)
+    depth, fold = assumed_depth(table.n_obs, models), held_out_in(table.n_obs, models)
     model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
 
     result = Result(table, key)
@@ -62,6 +66,9 @@ def write(
     else:
         table.var[result.name(CALIBRATION)] = group[:, 0]
     table.obsm[result.name(ERRORS)], table.varm[result.name(ERRORS)] = at_sites, of_genes
+    if depth is not None:
+        table.obs[result.name(DEPTH)] = depth
+    table.obs[result.name(FOLD)] = fold
     table.obs[result.name(MEASURED)] = source.sites.to_rows(source.is_measured)
     table.uns[key] = record
     if features.embedding is not None:
@@ -127,7 +134,8 @@ def overall(models: list[Model]) -> tuple[pd.DataFrame, pd.DataFrame]:
     known = pd.Index(np.unique(np.concatenate([one.index for one in genes])))
     stacked = np.stack([one.reindex(known).to_numpy(float) for one in genes])
     mean = pd.DataFrame(np.nanmean(stacked, axis=0), known, genes[0].columns)
-    mean["reliable"] = np.logical_and.reduce([one["reliable"].reindex(known, fill_value=False) for one in genes])
+    for flag in FLAGS:
+        mean[flag] = np.logical_and.reduce([one[flag].reindex(known, fill_value=False) for one in genes])
     return mean, sum(methods) / len(methods)
 
 
@@ -166,6 +174,28 @@ def predicted_by(n_obs: int, models: list[Model]) -> np.ndarray:
         names[part.sites.order[part.predicts]] = part.name
         names[part.unplaced] = part.name
     return names
+
+
+def assumed_depth(n_obs: int, models: list[Model]) -> np.ndarray | None:
+    """Counts that the prediction of every row assumes of it, float32: as known, else as predicted; ``None``: unknown."""
+    if any(fit.depths is None for _, fit in models):
+        return None
+    depth = np.full(n_obs, np.nan, np.float32)
+    for part, fit in models:
+        for rows, values in ((part.is_measured, fit.depths.out_of_fold), (~part.is_measured, fit.depths.assumed)):
+            own = part.predicts[rows]
+            depth[part.sites.order[rows][own]] = values[own]
+    return depth
+
+
+def held_out_in(n_obs: int, models: list[Model]) -> np.ndarray:
+    """In which fold of its model a row was held out, int16, -1 for none."""
+    number = np.full(n_obs, -1, np.int16)
+    for part, _ in models:
+        order, own = part.sites.order[part.measured], part.predicts[part.measured]
+        for k, fold in enumerate(fold for fold in part.folds if fold.repeat == 0):
+            number[order[fold.held_out[own[fold.held_out]]]] = k
+    return number
 
 
 def stacked_history(models: list[Model]) -> dict[str, np.ndarray]:

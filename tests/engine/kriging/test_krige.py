@@ -4,10 +4,11 @@ from scipy.spatial import cKDTree
 
 import snrmix
 from snrmix.engine.folds import Fold
+from snrmix.engine.kriging import choice, systems
 from snrmix.engine.kriging import krige as kriging
-from snrmix.engine.kriging import systems
+from snrmix.engine.kriging.choice import choice_spots, leave_one_out
 from snrmix.engine.kriging.covariance import Correlations, KrigingSites
-from snrmix.engine.kriging.krige import Kriging, choice_spots, cross_krige, krige_section, leave_one_out
+from snrmix.engine.kriging.krige import Kriging, cross_krige, krige_section
 from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN
 from snrmix.engine.scores.baselines import spatial_knn
 from snrmix.engine.section import Section
@@ -240,7 +241,7 @@ def test_sd_grows_away_from_measured_spots():
 
 
 def test_choice_keeps_the_spacing(monkeypatch):
-    monkeypatch.setattr(kriging, "CHOICE_SPOTS", 500)
+    monkeypatch.setattr(choice, "CHOICE_SPOTS", 500)
     sites, train = make_sites(4000, features=0), np.arange(4000)
     some = choice_spots(sites, train, np.arange(4000))
     assert len(some) == len(np.unique(some)) == 500
@@ -292,7 +293,7 @@ def test_small_systems_are_solved_with_one_thread(monkeypatch):
     """Else a busy machine spends its time on threads that wait; and the limit ends with the solving."""
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    from snrmix.engine.kriging import krige as module
+    from snrmix.engine.kriging import choice as module
 
     seen, leave_one_out = [], module.leave_one_out
 

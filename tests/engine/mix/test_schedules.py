@@ -8,7 +8,7 @@ import torch
 
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
-from snrmix.engine.mix import Mixup, MixupWithoutHesitation, NoMixing, RCMixup
+from snrmix.engine.mix import Mixup, MixupWithoutHesitation, RCMixup
 from snrmix.engine.network.heads import fit_networks
 from snrmix.engine.network.partners import partner_table
 from snrmix.engine.network.targets import make_targets
@@ -72,8 +72,8 @@ def test_early_stopping_waits_for_the_last_stage_of_mixup_without_hesitation():
 
 
 @dataclass(frozen=True)
-class Late(NoMixing):
-    """No mixing, and none but the last fifth of the epochs is kept."""
+class Late(Mixup):
+    """Mixup of which only the last fifth of the epochs is kept."""
 
     settled: float = 0.8
 

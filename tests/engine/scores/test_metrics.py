@@ -32,6 +32,22 @@ def test_gene_scores_are_means_over_all_spots(pairs):
     assert all(value.dtype == np.float64 for value in found.values())
 
 
+@pytest.mark.parametrize(("spots", "near", "naive"), [(20, 0.1, -0.3), (40, 0.05, -0.18), (120, 0.05, -0.06)])
+def test_correlation_of_noise_is_zero_out_of_fold(spots, near, naive):
+    """Measured: .00, -.01 and .00; with the means of the folds in it -.38, -.23 and -.09."""
+    rng = np.random.default_rng(3)
+    observed = rng.normal(size=(spots, 400)).astype(np.float32)
+    fold, predicted, means = np.arange(spots) % 5, np.empty_like(observed), np.empty_like(observed)
+    for k in range(5):
+        train, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        means[held_out] = observed[train].mean(0)
+        some = np.stack([rng.choice(train, 10, replace=False) for _ in held_out])
+        predicted[held_out] = means[held_out] + 0.3 * (observed[some].mean(1) - means[held_out])
+    assert abs(gene_scores(observed, predicted, means, means)["pearson"].mean()) < near
+    assert gene_scores(observed, predicted, means)["pearson"].mean() < naive
+    assert (gene_scores(observed, means, means, means)["pearson"] == 0).all()
+
+
 def test_moran_is_the_double_sum(pairs):
     observed = pairs[0]
     rng = np.random.default_rng(1)

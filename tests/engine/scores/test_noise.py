@@ -50,20 +50,44 @@ def test_moments_agree_with_simulated_counts():
     np.testing.assert_allclose(variance[0], draws.var(0), rtol=0.02)
 
 
-def test_flat_genes_have_exactly_the_noise_of_their_rate(square):
+def test_flat_genes_have_the_noise_of_their_rate(square):
     depth, neighbours, _ = square
-    rate, spots = np.array([1e-5, 1e-3, 0.2, 0.0]), np.array([0, 7, 210, 399])
-    noise = sampling_noise(depth, neighbours, spots)
-    expression = np.log1p(1e4 * np.tile(rate, (len(depth), 1)))
-    np.testing.assert_allclose(noise.rates(expression), np.tile(rate, (4, 1)), rtol=1e-9)
-    known, neighbour = noise.of(expression)
-    for row, spot in enumerate(spots):
-        for gene, r in enumerate(rate):
-            mean, variance = exact(r * depth[spot], 1e4 / depth[spot])
-            guess = np.mean([exact(r * depth[j], 1e4 / depth[j])[0] for j in neighbours[spot, :6]])
-            assert known[row, gene] == pytest.approx(variance, rel=2e-3, abs=1e-9)
-            assert neighbour[row, gene] == pytest.approx(variance + (mean - guess) ** 2, rel=5e-3, abs=1e-9)
-    assert (neighbour >= known).all()
+    rate, spots = np.array([1e-3, 1e-2, 0.1, 0.0]), np.arange(400)
+    counts = np.random.default_rng(0).poisson(rate * depth[:, None])
+    known, neighbour = sampling_noise(depth, neighbours, spots).of(log_normalised(counts, depth))
+    moments = np.array([[exact(r * d, 1e4 / d) for r in rate] for d in depth])
+    guess = np.array([[np.mean([moments[j, g, 0] for j in neighbours[i]]) for g in range(4)] for i in spots])
+    wanted = moments[..., 1].mean(0), (moments[..., 1] + (moments[..., 0] - guess) ** 2).mean(0)
+    np.testing.assert_allclose(known.mean(0), wanted[0], rtol=0.08)
+    np.testing.assert_allclose(neighbour.mean(0), wanted[1], rtol=0.08)
+    assert (neighbour >= known).all() and (known[:, 3] == 0).all()
+
+
+PATTERNS = {
+    "smooth": lambda rng, wave: np.exp(0.7 * wave),
+    "patchy": lambda rng, wave: np.where(wave > 0.5, 10.0, 1.0),
+    "overdispersed": lambda rng, wave: np.exp(0.5 * wave) * rng.gamma(2, 0.5, wave.shape),
+}
+
+
+@pytest.mark.parametrize("depth", [500, 3000, 20000])
+@pytest.mark.parametrize("pattern", list(PATTERNS))
+def test_noise_is_that_of_the_rates_whatever_their_pattern(pattern, depth):
+    """Measured over truth: .96-1.00 for the section, .88-1.11 for genes of one expected count or more."""
+    rng = np.random.default_rng(2)
+    positions = np.stack(np.meshgrid(np.arange(24.0), np.arange(24.0)), -1).reshape(-1, 2)
+    wave = np.cos(positions @ (rng.normal(size=(2, 24)) / 2.5) + rng.uniform(0, 6, 24))
+    wave += np.cos(positions @ (rng.normal(size=(2, 24)) / 2.5) + rng.uniform(0, 6, 24))
+    depths = (depth * rng.lognormal(0, 0.4, len(positions))).round()
+    fold_change = PATTERNS[pattern](rng, wave)
+    rates = np.geomspace(1e-4, 3e-2, 24) * fold_change / fold_change.mean(0)
+    truth = np.stack([log_count_moments(r * d, np.array([1e4 / d]))[1][0] for r, d in zip(rates, depths, strict=True)])
+    neighbours = spatial_neighbours(positions, np.zeros(len(positions), int), NEIGHBOURS)
+    observed = log_normalised(rng.poisson(rates * depths[:, None]), depths)
+    known, _ = sampling_noise(depths, neighbours, np.arange(len(depths))).of(observed)
+    assert 0.93 < known.sum() / truth.sum() < 1.05
+    ratio = (known.mean(0) / truth.mean(0))[(rates * depths[:, None]).mean(0) > 1]
+    assert ratio.min() > 0.8 and ratio.max() < 1.2
 
 
 def test_noise_of_simulated_counts_is_recovered(square):
@@ -96,24 +120,11 @@ def test_noise_agrees_with_the_difference_of_two_halves_of_the_counts(square):
     assert known.mean(0).sum() == pytest.approx(((first - second) ** 2 / 2).mean(0).sum(), rel=0.03)
 
 
-def test_rates_are_pooled_more_widely_where_a_gene_is_flat(square):
-    depth, neighbours, _ = square
-    rng = np.random.default_rng(3)
-    rates = np.column_stack([np.full(400, 2e-3), np.where(np.arange(400) % 20 < 10, 1e-4, 2e-2)])
-    noise = sampling_noise(depth, neighbours, np.arange(400))
-    estimated = noise.rates(log_normalised(rng.poisson(rates * depth[:, None]), depth))
-    inner = neighbours[:, :6].tolist()
-    counts = rates * depth[:, None]
-    narrow = np.array([counts[[i, *inner[i]]].sum(0) / depth[[i, *inner[i]]].sum() for i in range(400)])
-    assert estimated[:, 0].std() < 0.5 * np.sqrt(2e-3 / (7 * depth.mean()))
-    assert np.corrcoef(estimated[:, 1], narrow[:, 1])[0, 1] > 0.98
-
-
 def test_a_spot_without_neighbours_knows_its_depth():
     depth, neighbours = np.array([500.0, 900.0]), np.full((2, 6), -1)
     known, neighbour = sampling_noise(depth, neighbours, np.arange(2)).of(np.log1p([[20.0], [0.0]]))
     np.testing.assert_array_equal(known, neighbour)
-    assert known[0, 0] == pytest.approx(exact(1.0, 20)[1], rel=2e-3) and known[1, 0] == 0
+    assert known[0, 0] > known[1, 0] > 0
 
 
 def test_noise_does_not_depend_on_the_order_of_spots(square):
@@ -136,7 +147,7 @@ def test_explainable_variance_is_nan_where_it_drowns_in_its_error():
 
 @pytest.mark.parametrize(
     ("section", "low", "high"),
-    [("visium_muscle_2dpi", 0.52, 0.55), ("st_mob_2", 0.58, 0.61), ("visium_crc", 0.69, 0.72)],
+    [("visium_muscle_2dpi", 0.52, 0.55), ("st_mob_2", 0.58, 0.61), ("visium_crc", 0.73, 0.77)],
 )
 def test_floor_of_real_sections(real_file, section, low, high):
     adata = anndata.read_h5ad(real_file(f"{section}.h5ad"))

@@ -11,6 +11,7 @@ from snrmix.engine.linear_algebra import leading_directions
 
 RANK = 12
 DEPTH_RANK = 2
+FIRST_SHIFT = "depth 1"
 OWN_NOISE = 0.1  # scatter that does not depend on depth, as a share of the variance
 RATE_NODES = 128
 DISTINCT_DEPTHS = 5000
@@ -236,7 +237,28 @@ def split_components(centred: np.ndarray, noise: SpotNoise, order: np.ndarray) -
         extra = len(share) + np.arange(noise.shift.shape[1])
         ways = [np.append(way, extra) if b // 2 % 2 else way for b, way in enumerate(ways)]
         share = np.append(share, np.full(len(extra), 0.5))
-        names += [f"depth {c + 1}" for c in range(len(extra))]
+        names += [FIRST_SHIFT, *(f"depth {c + 1}" for c in range(1, len(extra)))]
         scores.append(noise.shift)
         loadings.append(noise.loadings)
     return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways, names)
+
+
+def depth_of_shift(depths: Depths | None, parts: Components, scores: np.ndarray) -> np.ndarray:
+    """The depth at which expression is shifted as the kriged first column of `SpotNoise.shift` says, shape (targets,).
+
+    Parameters
+    ----------
+    depths
+        Of the training spots; ``None``: NaN is returned.
+    parts
+        Of the training spots.
+    scores
+        Kriged scores, shape (targets, components).
+    """
+    if depths is None:
+        return np.full(len(scores), np.nan)
+    order, column = np.argsort(depths.depth, kind="stable"), parts.names.index(FIRST_SHIFT)
+    shift = parts.scores[order, column]
+    sign = 1 if shift[-1] >= shift[0] else -1  # that of a singular vector is arbitrary
+    log_depth = np.log(depths.depth[order])
+    return np.exp(np.interp(sign * scores[:, column], np.maximum.accumulate(sign * shift), log_depth))

@@ -18,26 +18,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from snrmix.engine.folds import Fold
+from snrmix.engine.kriging.choice import choice_spots, choose, describe
 from snrmix.engine.kriging.components import (
     Components,
     Depths,
     depth_curves,
+    depth_of_shift,
     split_components,
     spot_noise,
     trusted_depth,
 )
-from snrmix.engine.kriging.covariance import LOOKS, Correlations, Covariance, KrigingSites
-from snrmix.engine.kriging.systems import NUGGETS, PREDICT_MEAN, Choice, Observed, solve_exact, solve_near
-from snrmix.engine.linear_algebra import one_thread
+from snrmix.engine.kriging.covariance import LOOKS, Correlations, KrigingSites
+from snrmix.engine.kriging.systems import Observed, solve_exact, solve_near
 from snrmix.engine.scaling import Standardised, standard_scale
 from snrmix.engine.section import Section
 
 EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
 EXACT_CELLS = 3e7  # spots times targets, likewise
 LOOKS_NEAR = 64  # principal axes of the embedding above
-CHOICE_SPOTS, PATCH = 1000, 25  # spots from which covariances are chosen, in compact patches
-MOST_CHOICES = 6  # covariance and nugget pairs averaged per component
-SHARPNESS = 0.25  # weight of a choice is its leave-one-out error to the power of - SHARPNESS * spots
 SKETCH = 64  # random projections that stand for the genes' remainders
 SMALLEST_VARIANCE = 1e-8  # of a gene that is constant on the training spots
 
@@ -50,10 +48,13 @@ class Kriged:
     ----------
     mean, sd
         float32, shape (targets, genes): mean and standard deviation of a new observation.
+    depth
+        Shape (targets,): the depth, in counts, whose effect on expression is kriged there; NaN where depths are unknown.
     """
 
     mean: np.ndarray
     sd: np.ndarray
+    depth: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class SectionKriging:
         float32, shape (measured, genes); NaN where a spot was never held out.
     predicted, predicted_sd
         float32, shape (targets, genes).
+    out_of_fold_depth, predicted_depth
+        Shape (measured,) and (targets,), see `Kriged`.
     record
         Choices made with all measured spots.
     """
@@ -74,6 +77,8 @@ class SectionKriging:
     out_of_fold_sd: np.ndarray
     predicted: np.ndarray
     predicted_sd: np.ndarray
+    out_of_fold_depth: np.ndarray
+    predicted_depth: np.ndarray
     record: dict
 
 
@@ -118,14 +123,16 @@ def cross_krige(
     kriging = Kriging(sites, measured, exact=is_exact(len(measured), len(targets)), device=device)
     depths = depth_curves(trusted_depth(expression, depth))
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
+    out_of_fold_depth = np.full(len(measured), np.nan)
     for fold in folds:
         fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
         kriged = fitted.predict(measured[fold.held_out])
         out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
+        out_of_fold_depth[fold.held_out] = kriged.depth
     fitted = kriging.fit(measured, expression, depths)
     final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
-    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, record)
+    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record)
 
 
 def is_exact(measured: int, targets: int) -> bool:
@@ -174,7 +181,7 @@ class Kriging:
         sketch = parts.sketch(centred, SKETCH)
         choices = choose(self.correlations, train[some], parts.scores[some], sketch[some], noise.level[some])
         observed = Observed(self.correlations, train, parts.scores, noise.level, choices)
-        return FittedKriging(observed, parts, mean, centred, self.exact, self.device)
+        return FittedKriging(observed, parts, mean, centred, depths, self.exact, self.device)
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,8 @@ class FittedKriging:
         How expression is made of them.
     mean, centred
         Shape (genes,), and float32, shape (n, genes): expression of the training sites is their sum.
+    depths
+        Of the training sites, where they are known.
     exact, device
         See `Kriging`.
     """
@@ -197,6 +206,7 @@ class FittedKriging:
     components: Components
     mean: np.ndarray
     centred: np.ndarray
+    depths: Depths | None
     exact: bool
     device: str
 
@@ -213,130 +223,14 @@ class FittedKriging:
         for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
             row += remainder * share
         np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
-        return Kriged(predicted, variance)
+        return Kriged(predicted, variance, depth_of_shift(self.depths, parts, solved.mean))
 
     @property
     def record(self) -> dict[str, np.ndarray]:
         """What components and remainder use most; arrays, so that it can be stored."""
-        return _describe(self.observed.choices, self.components.names, self.observed.correlations.candidates)
+        return describe(self.observed.choices, self.components.names, self.observed.correlations.candidates)
 
 
 def _canonical(sites: KrigingSites, index: np.ndarray) -> np.ndarray:
     """Order of sites by library and position: what is drawn at random does not depend on the order of the input."""
     return np.lexsort((sites.positions[index, 0], sites.positions[index, 1], sites.library[index]))
-
-
-def choice_spots(sites: KrigingSites, train: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Spots from which covariances are chosen: all, or patches, which keep the spacing of spots.
-
-    Parameters
-    ----------
-    sites
-        All sites.
-    train
-        Indices of the training sites.
-    order
-        A canonical order of them.
-
-    Returns
-    -------
-    numpy.ndarray
-        Positions in ``train``, ascending.
-    """
-    if len(train) <= CHOICE_SPOTS:
-        return np.arange(len(train))
-    rng = np.random.default_rng(0)
-    free = np.ones(len(train), bool)
-    for _ in range(CHOICE_SPOTS // PATCH):
-        centre = rng.choice(order[free[order]])
-        here = np.flatnonzero(free & (sites.library[train] == sites.library[train[centre]]))
-        distance = ((sites.positions[train[here]] - sites.positions[train[centre]]) ** 2).sum(1)
-        free[here[np.argsort(np.round(distance, 6), kind="stable")[:PATCH]]] = False
-    return np.flatnonzero(~free)
-
-
-def choose(
-    correlations: Correlations, train: np.ndarray, scores: np.ndarray, remainder: np.ndarray, noise: np.ndarray
-) -> list[Choice]:
-    """Choose covariances and nuggets of every component, and last of the remainder, by leave-one-out error.
-
-    The best choices are averaged with weights ``error^(-n / 4)``: the square root of the likelihood of leave-one-out
-    residuals, since these are not independent.
-
-    Parameters
-    ----------
-    correlations
-        Of all sites.
-    train
-        Indices of the training sites.
-    scores, remainder
-        Shape (n, components) and (n, columns).
-    noise
-        Shape (n,).
-    """
-    candidates, relations = correlations.candidates, correlations.between(train, train)
-    values = np.concatenate([scores, remainder], axis=1)
-    error, scale = np.empty((2, len(candidates), len(NUGGETS), values.shape[1]))
-    with one_thread():
-        for k, covariance in enumerate(candidates):
-            error[k], scale[k] = leave_one_out(covariance.of(relations), values, noise, NUGGETS)
-    n, components = scores.shape
-    choices = [_weigh(error[..., c], scale[..., c], n) for c in range(components)]
-    return [*choices, _weigh(error[..., components:].mean(-1), scale[..., components:].mean(-1), n)]
-
-
-def leave_one_out(
-    correlation: np.ndarray, values: np.ndarray, noise: np.ndarray, nuggets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean squared leave-one-out residual and ``s^2`` for every nugget, from one eigendecomposition.
-
-    Parameters
-    ----------
-    correlation
-        Shape (n, n).
-    values
-        Shape (n, columns).
-    noise
-        Shape (n,).
-    nuggets
-        Shape (nuggets,).
-
-    Returns
-    -------
-    tuple
-        Each of shape (nuggets, columns).
-    """
-    root = np.sqrt(noise)[:, None]
-    eigenvalues, vectors = np.linalg.eigh(correlation / root / root.T)
-    rotated, squared = vectors.T @ (values / root), vectors**2
-    error, scale = np.empty((2, len(nuggets), values.shape[1]))
-    for g, nugget in enumerate(nuggets):
-        inverse = 1 / (np.maximum(eigenvalues, 0) + nugget)
-        dual, diagonal = vectors @ (inverse[:, None] * rotated), (squared @ inverse)[:, None]
-        error[g] = np.mean((dual / diagonal * root) ** 2, axis=0)
-        scale[g] = np.mean(dual**2 / diagonal, axis=0)
-    return error, scale
-
-
-def _weigh(error: np.ndarray, scale: np.ndarray, n: int) -> Choice:
-    """Average the best choices; ties go to the first. Arguments of shape (covariances, nuggets)."""
-    error = np.maximum(error, 1e-30)
-    weight = np.exp(-SHARPNESS * n * np.log(error / error.min()))
-    weight[0, PREDICT_MEAN] = weight[:, PREDICT_MEAN].sum()  # the mean is the same whatever the covariance
-    weight[1:, PREDICT_MEAN] = 0
-    best = np.sort(np.argsort(-weight, axis=None, kind="stable")[:MOST_CHOICES])
-    best = best[weight.ravel()[best] > 0.02 * weight.max()]
-    kept = weight.ravel()[best]
-    return Choice(*np.unravel_index(best, weight.shape), kept / kept.sum(), scale.ravel()[best])
-
-
-def _describe(choices: list[Choice], names: list[str], candidates: Sequence[Covariance]) -> dict[str, np.ndarray]:
-    """The covariance and nugget that each component uses most, and with what weight."""
-    best = [int(np.argmax(choice.weight)) for choice in choices]
-    pairs = list(zip(choices, best, strict=True))
-    return {
-        "component": np.array([*names, "remainder"]),
-        "covariance": np.array([candidates[choice.covariance[b]].name for choice, b in pairs]),
-        "nugget": np.array([NUGGETS[choice.nugget[b]] for choice, b in pairs]),
-        "weight": np.array([choice.weight[b] for choice, b in pairs]),
-    }

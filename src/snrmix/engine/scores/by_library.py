@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix.engine.at_depth import GivenDepth
 from snrmix.engine.folds import Fold
 from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
-from snrmix.engine.scores.reliability import better_than_all
+from snrmix.engine.scores.reliability import better_than_all, compact_groups, pattern_is_real
 from snrmix.engine.section import Section
 from snrmix.engine.slices import gene_slices
 
 FEWEST_SCORED = 10  # of a library, for scores of its own
+FLAGS = ("reliable", "beats_baselines")  # of a gene, where they are so in every library
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Scores:
     Parameters
     ----------
     genes
-        Per gene: ``pearson``, ``mse``, ``explained``, ``reliable``, ``weight_network``, ``weight_kriging``.
+        Per gene: ``pearson``, ``mse``, ``explained``, ``pearson_given_depth``, ``explained_given_depth``, ``reliable``,
+        ``beats_baselines``, ``weight_network``, ``weight_kriging``.
     methods
         Per method, see `snrmix.engine.scores.by_library.score_methods`; the method itself is ``"snrmix"``.
     n_spots
@@ -62,23 +65,78 @@ def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
 
 
 def score_libraries(
-    section: Section, methods: dict[str, np.ndarray], references: list[str], scored: np.ndarray, seed: int
-) -> dict[int, Scores]:
-    """Score every library on its own, so that differences between libraries count for nothing."""
+    section: Section, methods: dict[str, np.ndarray], centres: dict[str, np.ndarray], references: list[str],
+    folds: list[Fold], scored: np.ndarray, seed: int, alone: GivenDepth | None = None,
+) -> dict[int, Scores]:  # fmt: skip
+    """Score every library on its own, so that differences between libraries count for nothing; see `score_methods`.
+
+    Parameters
+    ----------
+    references
+        Names of the methods that ``beats_baselines`` compares with.
+    folds
+        Of the first repeat.
+    scored
+        Indices of the spots that were held out.
+    seed
+        Draws compact groups and signs.
+    alone
+        What depth alone says; ``None`` where depths are not known.
+    """
     library, positions = section.library[section.measured], section.positions[section.measured]
     codes, count = np.unique(library[scored], return_counts=True)
     enough = codes[count >= min(FEWEST_SCORED, count.max())]
+    fold = fold_numbers(folds, len(library))
     found = {}
     for code in enough:
         rows = scored[library[scored] == code]
-        table, by_gene = score_methods(section.expression, methods, rows)
-        genes = by_gene["snrmix"]
-        genes["reliable"] = better_than_all(
+        table, by_gene = score_methods(section.expression, methods, centres, rows)
+        genes = by_gene["snrmix"].join(scores_given_depth(section.expression, methods["snrmix"], alone, rows))
+        genes["reliable"] = _reliable(section, methods, alone, rows, fold, seed)
+        genes["beats_baselines"] = better_than_all(
             section.expression, methods["snrmix"], [methods[name] for name in references], rows, positions, library,
             np.random.default_rng(seed),
         )  # fmt: skip
         found[int(code)] = Scores(genes, table, len(rows))
     return found
+
+
+def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: np.ndarray, fold: np.ndarray, seed: int):
+    rng, spots = np.random.default_rng(seed), section.measured[rows]
+    known, predicted = (None, None) if alone is None else (alone.known[rows], alone.predicted[rows])
+    group = compact_groups(section.positions[spots], section.library[spots], rng)
+    part = fold[rows] if np.ptp(fold[rows]) else group % 2  # a library that was held out as a whole
+    values = (section.expression, methods["snrmix"], methods["mean"])
+    return pattern_is_real(*(v[rows] for v in values), known, predicted, part, group, rng)
+
+
+def fold_numbers(folds: list[Fold], n: int) -> np.ndarray:
+    """Number of the fold that holds a spot out, -1 where none does, shape (n,); two halves where there is one fold."""
+    number = np.full(n, -1)
+    for k, fold in enumerate(folds):
+        number[fold.held_out] = k if len(folds) > 1 else np.arange(len(fold.held_out)) % 2
+    return number
+
+
+def scores_given_depth(
+    observed: np.ndarray, ours: np.ndarray, alone: GivenDepth | None, rows: np.ndarray
+) -> pd.DataFrame:
+    """What is predicted beyond depth: correlation of, and squared error explained in, the deviations from constant share.
+
+    Observed values deviate from a gene of constant share at the depth that the spot has, predictions from one at the
+    depth that is predicted: a prediction of depth, right or wrong, counts for nothing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``pearson_given_depth`` and ``explained_given_depth``, one row per gene; NaN where depths are not known.
+    """
+    found = np.full((2, observed.shape[1]), np.nan)
+    for some in gene_slices(len(rows), observed.shape[1]) if alone is not None else ():
+        rest, pattern = observed[rows, some] - alone.known[rows, some], ours[rows, some] - alone.predicted[rows, some]
+        scores = gene_scores(rest, pattern, np.zeros((1, rest.shape[1]), np.float32))
+        found[:, some] = scores["pearson"], scores["explained"]
+    return pd.DataFrame(dict(zip(("pearson_given_depth", "explained_given_depth"), found, strict=True)))
 
 
 def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -87,12 +145,13 @@ def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFra
     if len(every) == 1:
         return every[0].genes, every[0].methods
     genes = sum(scores.genes.astype(float) for scores in every) / len(every)
-    genes["reliable"] = np.logical_and.reduce([scores.genes["reliable"] for scores in every])
+    for flag in FLAGS:
+        genes[flag] = np.logical_and.reduce([scores.genes[flag] for scores in every])
     return genes, sum(scores.methods for scores in every) / len(every)
 
 
 def score_methods(
-    observed: np.ndarray, predicted: dict[str, np.ndarray], rows: np.ndarray
+    observed: np.ndarray, predicted: dict[str, np.ndarray], centres: dict[str, np.ndarray], rows: np.ndarray
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Score every method on the same spots.
 
@@ -101,7 +160,10 @@ def score_methods(
     observed
         Shape (spots, genes).
     predicted
-        Values of every method, the same shape, with ``"mean"`` among them.
+        Values of every method, the same shape, with ``"mean"`` among them; ``None``: it has no values here, and NaN for
+        scores.
+    centres
+        Mean of the spots that each value was fitted to, for every method, the same shape.
     rows
         Indices of the spots to score on.
 
@@ -113,13 +175,16 @@ def score_methods(
     """
     by_gene = {}
     for name, values in predicted.items():
+        if values is None:
+            continue
         pieces = []
         for some in gene_slices(len(rows), observed.shape[1]):
-            columns = (array[rows, some] for array in (observed, values, predicted["mean"]))
+            columns = (array[rows, some] for array in (observed, values, predicted["mean"], centres[name]))
             pieces.append(pd.DataFrame(gene_scores(*columns)))
         by_gene[name] = pd.concat(pieces, ignore_index=True)
     table = pd.DataFrame(
         {name: {"mse": genes["mse"].mean(), "pearson": genes["pearson"].mean()} for name, genes in by_gene.items()}
     ).T
+    table = table.reindex(list(predicted))
     table.insert(1, "mse_ratio", table["mse"] / table.loc["mean", "mse"])
     return table.rename_axis("method"), by_gene

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def gene_scores(observed: np.ndarray, predicted: np.ndarray, baseline: np.ndarray) -> dict[str, np.ndarray]:
+def gene_scores(
+    observed: np.ndarray, predicted: np.ndarray, baseline: np.ndarray, centre: np.ndarray | float = 0.0
+) -> dict[str, np.ndarray]:
     """Scores of every gene over all given spots at once.
 
     Parameters
@@ -12,6 +14,10 @@ def gene_scores(observed: np.ndarray, predicted: np.ndarray, baseline: np.ndarra
         Shape (n, genes), the same units.
     baseline
         Prediction of the mean, broadcastable to (n, genes): each spot's from spots that exclude it.
+    centre
+        Broadcastable to (n, genes): the mean of the spots that each prediction was fitted to, where these differ between
+        predictions. It is taken off for the correlation alone: a spot with high expression lowers the mean of the
+        others, so that out-of-fold values of pure noise would correlate negatively with what was observed.
 
     Returns
     -------
@@ -22,7 +28,7 @@ def gene_scores(observed: np.ndarray, predicted: np.ndarray, baseline: np.ndarra
     error = np.mean((predicted - observed) ** 2, axis=0, dtype=np.float64)
     reference = np.mean((baseline - observed) ** 2, axis=0, dtype=np.float64)
     explained = np.where(reference > 0, 1 - error / np.where(reference > 0, reference, 1), 0.0)
-    return {"pearson": pearson(observed, predicted), "mse": error, "explained": explained}
+    return {"pearson": pearson(observed, predicted - centre), "mse": error, "explained": explained}
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

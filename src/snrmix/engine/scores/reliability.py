@@ -1,6 +1,8 @@
-"""Which genes are predicted better than by every other method, beyond chance."""
+"""Which genes are predicted better than by other methods, and than by depth alone, beyond chance."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,18 +47,96 @@ def better_than_all(
     numpy.ndarray
         bool, shape (genes,).
     """
+
+    def gains(some: slice) -> list[np.ndarray]:
+        y = observed[rows, some]
+        error = (ours[rows, some] - y) ** 2
+        return [(other[rows, some] - y) ** 2 - error for other in others]
+
+    return significant(gains, observed.shape[1], compact_groups(positions[rows], library[rows], rng), rng)
+
+
+def pattern_is_real(
+    observed: np.ndarray,
+    ours: np.ndarray,
+    mean: np.ndarray,
+    known: np.ndarray | None,
+    predicted: np.ndarray | None,
+    fold: np.ndarray,
+    group: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Genes that are predicted better than by their mean, and better than by depth alone, as in `better_than_all`.
+
+    Against depth, the deviation of the prediction from a gene of constant share, at the depth that is predicted, is added
+    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Like the weights of
+    the stack, a factor from 0 to 1 that the other folds say takes off what deviations have too much.
+
+    Parameters
+    ----------
+    observed, ours, mean
+        Shape (n, genes), of the spots to compare on; ``mean`` may be broadcast.
+    known, predicted
+        Genes of constant share at the depths that spots have and that are predicted, shape (n, genes); ``None`` where
+        depths are not known: then the mean alone is compared with.
+    fold, group
+        Shape (n,): the fold that held a spot out, and its compact group.
+    rng
+        Draws signs.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape (genes,).
+    """
+
+    def gains(some: slice) -> list[np.ndarray]:
+        y = observed[:, some]
+        found = [(mean[:, some] - y) ** 2 - (ours[:, some] - y) ** 2]
+        if known is not None:
+            rest, pattern = y - known[:, some], ours[:, some] - predicted[:, some]
+            found.append(rest**2 - (rest - shrunk(rest, pattern, fold)) ** 2)
+        return found
+
+    return significant(gains, observed.shape[1], group, rng)
+
+
+def shrunk(observed: np.ndarray, pattern: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """A pattern times the factor, 0 to 1, that fits the observed best in the other folds, shape (n, genes)."""
+    cross, square = observed * pattern, pattern**2
+    total_cross, total_square, found = cross.sum(0), square.sum(0), np.empty_like(pattern)
+    for k in np.unique(fold):
+        own = fold == k
+        factor = (total_cross - cross[own].sum(0)) / np.maximum(total_square - square[own].sum(0), 1e-12)
+        found[own] = np.clip(factor, 0, 1) * pattern[own]
+    return found
+
+
+def significant(
+    gains: Callable[[slice], list[np.ndarray]], genes: int, group: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Genes whose gains are all above 0 beyond chance, bool, shape (genes,); see `better_than_all`.
+
+    Parameters
+    ----------
+    gains
+        From some genes to their gains at every spot, each (n, genes).
+    genes
+        Number of genes.
+    group
+        Shape (n,): compact group of each spot.
+    rng
+        Draws signs.
+    """
     from scipy.stats import false_discovery_control
 
-    group = compact_groups(positions[rows], library[rows], rng)
     membership = np.eye(group.max() + 1, dtype=np.float32)[:, group]
     signs = rng.choice(np.array([-1, 1], np.float32), size=(FLIPS, len(membership)))
     signs[0] = 1  # as observed
-    worst = np.zeros(observed.shape[1])
-    for some in gene_slices(len(rows), observed.shape[1]):
-        y = observed[rows, some]
-        error = (ours[rows, some] - y) ** 2
-        for other in others:
-            total = signs @ (membership @ ((other[rows, some] - y) ** 2 - error))
+    worst = np.zeros(genes)
+    for some in gene_slices(len(group), genes):
+        for gain in gains(some):
+            total = signs @ (membership @ gain)
             as_large = total >= total[0] - 1e-5 * np.abs(total[0])  # but for rounding
             worst[some] = np.maximum(worst[some], as_large.mean(0))
     return false_discovery_control(worst) <= FALSE_DISCOVERIES

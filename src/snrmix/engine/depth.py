@@ -1,0 +1,200 @@
+"""What sequencing depth does by itself: the value that a gene of constant share has at a spot of a given depth.
+
+With ``k ~ Poisson(share * depth)`` the mean of ``log1p(1e4 k / depth)`` grows with depth, and its variance falls. Depth
+follows tissue, so that image and neighbours predict it, and with it every gene, whatever its biology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from snrmix.engine.counts import log_count_moments
+from snrmix.engine.folds import Fold
+from snrmix.engine.linear_algebra import leading_directions
+from snrmix.engine.slices import gene_slices, slices
+
+DEPTH_NODES, SHARE_NODES = 64, 160
+SMALLEST_SHARE = 1e-8
+SITES_AT_ONCE = 20_000
+AXES = 24  # of a predicted profile, which depth is read from
+PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)
+
+
+@dataclass(frozen=True)
+class CountMoments:
+    """Mean and variance of log-normalised counts by share and depth, tabulated. Make it with `tabulate_moments`.
+
+    Parameters
+    ----------
+    log_depth, log_share
+        Shape (depths,) and (shares,), ascending.
+    mean_table, variance_table
+        Shape (depths, shares).
+    """
+
+    log_depth: np.ndarray
+    log_share: np.ndarray
+    mean_table: np.ndarray
+    variance_table: np.ndarray
+
+    def mean(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """float32, shape (sites, genes), from shares of genes and depths of sites."""
+        return self._at(self.mean_table, share, depth)
+
+    def variance(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """As `mean`."""
+        return self._at(self.variance_table, share, depth)
+
+    def _at(self, table: np.ndarray, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        below, above = _place(np.log(np.maximum(share, SMALLEST_SHARE)), self.log_share)
+        by_depth = (table[:, below] * (1 - above) + table[:, below + 1] * above).astype(np.float32)
+        below, above = _place(np.log(np.maximum(depth, 1e-9)), self.log_depth)
+        above = above[:, None].astype(np.float32)
+        return by_depth[below] * (1 - above) + by_depth[below + 1] * above
+
+
+def _place(values: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Node below each value, and how far it is to the next, 0 to 1; values beyond the nodes are at the ends."""
+    place = np.interp(values, nodes, np.arange(len(nodes)))
+    below = np.minimum(place.astype(int), len(nodes) - 2)
+    return below, place - below
+
+
+def tabulate_moments(depth: np.ndarray) -> CountMoments:
+    """Moments for depths from half the smallest to twice the largest of those given."""
+    nodes = np.geomspace(0.5 * np.nanmin(depth), 2 * np.nanmax(depth), DEPTH_NODES)
+    shares = np.geomspace(SMALLEST_SHARE, 1.0, SHARE_NODES)
+    tables = [log_count_moments(shares * d, np.array([1e4 / d])) for d in nodes]
+    mean, variance = (np.concatenate([moments[part] for moments in tables]) for part in (0, 1))
+    return CountMoments(np.log(nodes), np.log(shares), mean, variance)
+
+
+def pooled_share(expression: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Share of all counts that each gene has over some spots together, shape (genes,).
+
+    Parameters
+    ----------
+    expression
+        log1p(counts per 10,000), shape (n, genes).
+    depth
+        Shape (n,).
+    """
+    weight = (depth / depth.sum() / 1e4).astype(np.float32)
+    columns = gene_slices(len(expression), expression.shape[1])
+    return np.concatenate([weight @ np.expm1(np.minimum(expression[:, some], 30)) for some in columns]).astype(float)
+
+
+def constant_share(
+    expression: np.ndarray, depth: np.ndarray, library: np.ndarray, folds: Sequence[Fold], at: np.ndarray
+) -> np.ndarray:
+    """Out-of-fold values of genes whose share is everywhere that of the training spots, float32, (measured, genes).
+
+    The mean of the training spots, and what the Poisson distribution says of the difference of depths. The mean is that
+    of the spot's library where the training spots have some of it.
+
+    Parameters
+    ----------
+    expression
+        Of the measured spots, shape (measured, genes).
+    depth, library
+        Of the same spots.
+    folds
+        Of the same spots.
+    at
+        Shape (measured,): the depth that is assumed of each spot when it is held out, known or predicted.
+    """
+    moments, found = tabulate_moments(np.append(depth, at[np.isfinite(at)])), np.full_like(expression, np.nan)
+    for fold in folds:
+        share = pooled_share(expression[fold.train], depth[fold.train])
+        for code in np.unique(library[fold.held_out]):
+            train = fold.train[library[fold.train] == code]
+            train, rows = train if len(train) else fold.train, fold.held_out[library[fold.held_out] == code]
+            found[rows] = moments.mean(share, at[rows]) + _base(expression[train], moments, share, depth[train])
+    return found
+
+
+def constant_share_at(
+    expression: np.ndarray, depth: np.ndarray, library: np.ndarray, targets: np.ndarray, at: np.ndarray
+) -> np.ndarray:
+    """The same for other sites, float32, (targets, genes): ``targets`` are their libraries, ``at`` their depths."""
+    moments, share = tabulate_moments(np.append(depth, at)), pooled_share(expression, depth)
+    found = moments.mean(share, at)
+    for code in np.unique(targets):
+        train = np.flatnonzero(library == code) if (library == code).any() else np.arange(len(library))
+        found[targets == code] += _base(expression[train], moments, share, depth[train])
+    return found
+
+
+def _base(expression: np.ndarray, moments: CountMoments, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """What the mean of spots has beyond Poisson counts of constant share, shape (genes,)."""
+    expected = sum(moments.mean(share, depth[some]).sum(0, dtype=float) for some in slices(len(depth), SITES_AT_ONCE))
+    return (expression.mean(0, dtype=np.float64) - expected / len(depth)).astype(np.float32)
+
+
+def move_depth(
+    values: np.ndarray, moments: CountMoments, share: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> np.ndarray:
+    """Predictions for spots of one depth as they would be at another, not below 0, float32, shape (n, genes).
+
+    The difference of the means that a gene of constant share has at the two depths is added: exact for such genes, and an
+    approximation where the local share is another.
+
+    Parameters
+    ----------
+    values
+        Shape (n, genes).
+    before, after
+        Shape (n,).
+    """
+    moved = np.empty(values.shape, np.float32)
+    for some in slices(len(values), SITES_AT_ONCE):
+        shift = moments.mean(share, after[some]) - moments.mean(share, before[some])
+        moved[some] = np.maximum(values[some] + shift, 0)
+    return moved
+
+
+@dataclass(frozen=True)
+class DepthReader:
+    """Depth from a predicted profile, where nothing else tells it: ridge regression of log depth. See `fit_depth_reader`.
+
+    Parameters
+    ----------
+    coefficients
+        Shape (genes,).
+    intercept
+        Log depth where all genes are 0.
+    """
+
+    coefficients: np.ndarray
+    intercept: float
+
+    def read(self, predicted: np.ndarray) -> np.ndarray:
+        """Depth, shape (n,), from predictions, shape (n, genes)."""
+        return np.exp(self.intercept + predicted.astype(np.float64) @ self.coefficients)
+
+
+def fit_depth_reader(predicted: np.ndarray, depth: np.ndarray) -> DepthReader:
+    """Regress log depth on the leading axes of out-of-fold predictions, with the penalty of least leave-one-out error.
+
+    Parameters
+    ----------
+    predicted
+        Shape (n, genes).
+    depth
+        Shape (n,).
+    """
+    mean, target = predicted.mean(0, dtype=np.float64), np.log(depth)
+    axes = leading_directions((predicted - mean).astype(np.float32), min(AXES, predicted.shape[1], len(depth) // 4))
+    scores, centred = (predicted - mean) @ axes, target - target.mean()
+    left, singular, right = np.linalg.svd(scores, full_matrices=False)
+    rotated, best = left.T @ centred, None
+    for penalty in PENALTIES * np.mean(singular**2) / len(depth):
+        kept = singular**2 / (singular**2 + penalty)
+        residual = (centred - left @ (kept * rotated)) / (1 - left**2 @ kept - 1 / len(depth))
+        error = np.mean(residual**2)
+        if best is None or error < best[0]:
+            best = error, axes @ (right.T @ (kept / np.maximum(singular, 1e-12) * rotated))
+    return DepthReader(best[1], float(target.mean() - mean @ best[1]))
