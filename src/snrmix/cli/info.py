@@ -8,7 +8,7 @@ from snrmix.data.words import read_genes
 
 
 def info(input: str, *, bin: int | None = None, session: Session, **options):
-    """Say what is in a section, what `snrmix impute` would take of it and need, and what looks doubtful.
+    """Say what is in a section, what `snrmix impute` would take of it and need for it, and what looks doubtful.
 
     Parameters
     ----------
@@ -17,20 +17,19 @@ def info(input: str, *, bin: int | None = None, session: Session, **options):
     bin
         Of a folder of Visium HD: size of the bins in micrometres, 8 by default.
     """
-    import json
-
     import snrmix
     from snrmix.cli._files import load
-    from snrmix.data.table import read_table
+    from snrmix.io._description import plain
+    from snrmix.io._parts import any_table
 
     with session.step("read"):
         data = load(input, bin)
     if "genes" in options:
-        options["genes"] = read_genes(options["genes"], read_table(data, options.get("table_key")))
-    with session.step("describe"):
-        found = snrmix.io.describe(data, **options)
-    session.more["description"] = json.loads(found.to_json())
-    print(found)
+        options["genes"] = read_genes(options["genes"], any_table(data))  # which may be broken
+    with session.step("look"):
+        description = snrmix.io.describe(data, **options)
+    session.more["description"] = plain(description)
+    print(description)
 
 
 COMMAND = Command(info, ("io", "describe"), values={"genes": str})
