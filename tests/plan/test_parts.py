@@ -135,9 +135,7 @@ def test_which_model_predicts_a_spot(pair, separate, with_image_alone):
 
 @pytest.mark.parametrize("share", [False, True])
 def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
-    result = snrmix.tl.impute(
-        pair, measured="measured", fill="all", at_depth="spot", share=share, copy=True, **FAST
-    )
+    result = snrmix.tl.impute(pair, measured="measured", fill="all", at_depth="spot", share=share, copy=True, **FAST)
     observed, measured = log_normalised(pair), pair.obs["measured"].to_numpy()
     genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]
     places = pair.var_names.get_indexer(genes)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy import sparse
 
 import snrmix
@@ -396,6 +397,27 @@ def test_result_survives_writing_and_reading(half, impute, tmp_path, kind, caplo
         assert "reusing the histology embedding" in caplog.text
         np.testing.assert_array_equal(back.layers["snrmix"], half.layers["snrmix"])
         half = back
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_the_image_that_was_read_is_recorded(tissue, impute, tmp_path, kind):
+    (section,) = tissue.uns["spatial"].values()
+    height, width = section["images"]["hires"].shape[:2]
+    tissue.obs["library_id"], tissue.uns["spatial"] = "patient/1", {"patient/1": section}
+    table = impute(tissue, copy=True)
+    path = tmp_path / "full.png"
+    Image.fromarray(section["images"]["hires"].repeat(4, axis=0).repeat(4, axis=1)).save(path)
+    full = impute(tissue, image=path, copy=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(table, f"write_{kind}")(tmp_path / f"a.{kind}")
+    read = getattr(anndata, f"read_{kind}")(tmp_path / f"a.{kind}").uns["snrmix"]["image"]["read"]
+    assert_equal_after_reading(table.uns["snrmix"]["image"]["read"], read)
+    record = read["patient|1"]
+    assert record["name"] == "image 'hires' of library 'patient/1'" and list(record["level"]) == [0, 0, 0]
+    assert (record["width"], record["height"], record["levels"]) == (width, height, 1)
+    assert record["um_per_px"] == pytest.approx(100 / 16)
+    assert full.uns["snrmix"]["image"]["read"]["patient|1"]["name"] == str(path)
 
 
 # The embedding is computed once

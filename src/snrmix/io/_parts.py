@@ -119,7 +119,8 @@ def images_of(data, table: AnnData, notes: Notes) -> list[dict]:
         stored = [(name, key, image) for name, entry in sections.items() for key, image in entry["images"].items()]
     found = [one for one in (notes.look(_image, *one) for one in stored[:MOST_IMAGES]) if one is not None]
     if found and all(one["kind"] != BRIGHTFIELD for one in found):
-        notes.doubt(f"no image looks like H&E: {'; '.join(f'{one["name"]!r} ({one["reason"]})' for one in found)}.")
+        looks = "; ".join(f"{one['name']!r} ({one['reason']})" for one in found)
+        notes.doubt(f"no image looks like H&E: {looks}.")
     return found
 
 
