@@ -156,8 +156,8 @@ def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
 @pytest.mark.parametrize("share", [False, True])
 def test_reliable_means_reliable_on_every_measured_slide(pair, monkeypatch, share):
     every = iter([2, 3])
-    reliable = lambda observed, *rest: np.arange(observed.shape[1]) % next(every) == 0  # noqa: E731
-    monkeypatch.setattr("snrmix.engine.scores.by_library.better_than_all", reliable)
+    reliable = lambda observed, *rest, **named: np.arange(observed.shape[1]) % next(every) == 0  # noqa: E731
+    monkeypatch.setattr("snrmix.engine.scores.by_library.pattern_is_real", reliable)
     genes = [f"gene_{i}" for i in range(10, 22)]
     result = snrmix.tl.impute(pair, measured="measured", genes=genes, share=share, copy=True, **FAST)
     assert list(np.flatnonzero(result.var["snrmix_reliable"][genes])) == [0, 6]
@@ -349,7 +349,7 @@ def test_slides_in_different_units_are_named_whatever_is_asked_for(pair, options
     with pytest.raises(ValueError, match="'left' looks like counts, 'right' looks like log"):
         snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
     mixed.X[of(pair, "right")] *= 100
-    with pytest.raises(ValueError, match="library 'right': the expression is neither integer counts nor"):
+    with pytest.raises(ValueError, match="library 'right': X is neither integer counts nor"):
         snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
 
 
@@ -466,9 +466,9 @@ def test_benchmark_scores_slides_as_impute_and_evaluate_do(pair, share):
     genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]
     result = snrmix.tl.benchmark(pair, ["snrmix"], splits=splits, genes=genes, share=share, **FAST)
     adata = pair.copy()
-    snrmix.pp.hold_out(adata, share=0.4, random_state=0)
-    snrmix.tl.impute(adata, measured="measured", genes=genes, share=share, **FAST)
-    scores = snrmix.tl.evaluate(adata, "measured_held_out")
+    snrmix.pp.hold_out(adata, share=0.4, random_state=0, key_added="kept")
+    snrmix.tl.impute(adata, measured="kept", genes=genes, share=share, **FAST)
+    scores = snrmix.tl.evaluate(adata, "kept_held_out")
     ours = result.set_index("gene")
     for name in ("mse", "mse_mean", "pearson"):
         np.testing.assert_allclose(ours[name], scores.loc[ours.index, name], rtol=1e-3, atol=1e-4)
