@@ -90,7 +90,9 @@ def test_scores_are_those_of_impute(section, measured, model):
 def test_measured_spots_of_the_fit_are_predicted_out_of_fold(section, measured, model):
     """As impute's networks do, but for one shift per gene and fold."""
     networks = snrmix.SNRMix(kriging=False, **FAST).fit(section, measured=measured)
-    imputed = snrmix.tl.impute(section, measured=measured, kriging=False, fill="all", copy=True, **FAST)
+    imputed = snrmix.tl.impute(
+        section, measured=measured, kriging=False, fill="all", at_depth="spot", copy=True, **FAST
+    )
     out_of_fold, found = layer_of(imputed, model)[measured], networks.predict(section, measured=measured).X[measured]
     for values, expected in zip(found.T, out_of_fold.T, strict=True):
         positive = (values > 0) & (expected > 0)
