@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import anndata
@@ -10,6 +11,7 @@ from scipy import sparse
 import snrmix
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs tests in the background has it ignored
 
 SMALL = {"n_rows": 12, "n_genes": 40, "image_px_per_pitch": 16}
 DATA = Path(os.environ.get("SNRMIX_DATA", Path(__file__).parents[2] / "shared" / "data"))

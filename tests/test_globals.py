@@ -50,8 +50,8 @@ def results(folder) -> dict[str, np.ndarray]:
     how.pop("measured")
     model = snrmix.SNRMix(**how).fit(adata, measured="measured")
     model.save(folder / "model", overwrite=True)
-    found["predicted"] = model.predict(adata)
-    found["loaded"] = snrmix.SNRMix.load(folder / "model", encoder=encoder).predict(adata)
+    found["predicted"] = model.predict(adata).X
+    found["loaded"] = snrmix.SNRMix.load(folder / "model", encoder=encoder).predict(adata).X
     return found
 
 

@@ -51,7 +51,7 @@ def test_failure_repair_and_rerun(folder):
     assert code != 0
     out = folder / "out"
     assert {path.name for path in out.glob("*.*")} == {"a.h5ad", "a.json", "b.h5ad", "b.json"}, said
-    assert "cannot be read as an .h5ad file" in (out / "logs" / "c.log").read_text()
+    assert "cannot be read as an .h5ad file" in (out / "logs" / "c.info.log").read_text()
     first = (out / "a.h5ad").stat().st_mtime_ns
 
     (folder / "c.h5ad").write_bytes(good)
@@ -64,6 +64,10 @@ def test_failure_repair_and_rerun(folder):
     for name, row in rows.items():
         adata = anndata.read_h5ad(out / f"{name}.h5ad")
         assert float(row["mse_ratio"]) == pytest.approx(adata.uns["snrmix"]["scores"]["mse_ratio"]["snrmix"], abs=1e-4)
+    assert {path.name for path in (out / "multiqc").iterdir()} == {
+        f"{name}_snrmix_{part}mqc.json" for name in "abc" for part in ("", "general_")
+    }
+    assert "61 " in (out / "info" / "b.txt").read_text(), "spots of the section"
     assert int(rows["b"]["n_measured"]) < int(rows["b"]["n_spots"])
     assert json.loads((out / "b.json").read_text())["status"] == "done"
 

@@ -48,7 +48,9 @@ def run_demo(folder: str | Path = "demo", random_state: int = 0) -> pd.DataFrame
     picture, table = folder / "snrmix_demo.png", folder / "snrmix_demo.h5ad"
     figure.savefig(picture, dpi=130, bbox_inches="tight")
     adata.write_h5ad(table)
-    print(f"\nHidden spots ({(~adata.obs['measured']).sum()}), against the known truth:\n")
+    print(
+        f"\nHidden spots ({(~adata.obs['measured']).sum()}), against the known truth, without the noise of counts that\nout-of-fold scores are measured against:\n"
+    )
     print(scores.to_string(float_format="{:.3f}".format))
     print(f"\nWrote {picture} (picture) and {table} (layers['snrmix']) in {time.perf_counter() - started:.0f} s.")
     return scores

@@ -14,6 +14,7 @@ from snrmix.cli import NAMES, main
 from snrmix.cli._command import options_of
 from snrmix.cli._source import read_class, read_function
 
+HELD = ["--key-added", "kept"]
 FAST = ["--encoder", "colour", "--max-epochs", "1", "--n-folds", "2"]
 
 
@@ -92,12 +93,21 @@ def test_imputed_file(imputed, folder):
     assert not list(folder.glob(".*")), "something was left beside the output"
 
 
+def test_info_says_what_impute_would_take(folder, capsys):
+    assert main(["info", str(folder / "in.H5AD"), "--measured", "measured", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    expected = snrmix.io.describe(anndata.read_h5ad(folder / "in.H5AD"), measured="measured")
+    assert text.splitlines()[0] == str(expected).splitlines()[0]
+    assert main(["info", str(folder / "in.H5AD"), "--measured", "nosuch", "--json"]) == 0
+    assert "measured='nosuch' is not in obs" in str(said(capsys)["description"]["refused"])
+
+
 def test_output_is_compressed(imputed, folder):
     import h5py
 
     with h5py.File(imputed[0]) as file:
         assert file["layers/snrmix"].compression == "gzip"
-    assert main(["hold-out", str(imputed[0]), "-o", str(folder / "plain.h5ad"), "--compression", "none"]) == 0
+    assert main(["hold-out", str(imputed[0]), "-o", str(folder / "plain.h5ad"), "--compression", "none", *HELD]) == 0
     with h5py.File(folder / "plain.h5ad") as file:
         assert file["layers/snrmix"].compression is None
 
@@ -139,12 +149,12 @@ def test_genes_by_number_and_name_and_modelled_only(folder, small_tissue):
 
 def test_hold_out_impute_evaluate(folder, capsys):
     held, done, table = folder / "held.h5ad", folder / "done.h5ad", folder / "scores.csv"
-    assert main(["hold-out", str(folder / "in.H5AD"), "-o", str(held), "--share", "0.3", "--random-state", "1"]) == 0
-    assert main(["impute", str(held), "-o", str(done), "--measured", "measured", *FAST]) == 0
+    assert main(["hold-out", str(folder / "in.H5AD"), "-o", str(held), "--share", "0.3", *HELD]) == 0
+    assert main(["impute", str(held), "-o", str(done), "--measured", "kept", *FAST]) == 0
     capsys.readouterr()
-    assert main(["evaluate", str(done), "--held-out", "measured_held_out", "-o", str(table), "--json"]) == 0
+    assert main(["evaluate", str(done), "--held-out", "kept_held_out", "-o", str(table), "--json"]) == 0
     record = said(capsys)
-    expected = snrmix.tl.evaluate(anndata.read_h5ad(done), "measured_held_out")
+    expected = snrmix.tl.evaluate(anndata.read_h5ad(done), "kept_held_out")
     assert record["scores"]["mse_ratio"] == pytest.approx(expected.attrs["overall"]["mse_ratio"])
     np.testing.assert_allclose(pd.read_csv(table, index_col=0)["mse"], expected["mse"])
 

@@ -93,7 +93,7 @@ def test_log_normalised_values_give_what_counts_give(tissue, impute):
     counts = tissue.X.toarray()
     values = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
     genes = list(tissue.var_names[:20])
-    from_counts = impute(tissue, genes=genes, copy=True)
+    from_counts = impute(tissue, genes=genes, at_depth="spot", copy=True)
     tissue.X = values
     impute(tissue, genes=genes)
     got = tissue.layers["snrmix"][:, :20]

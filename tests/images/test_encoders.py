@@ -292,10 +292,12 @@ def test_images_must_be_square_rgb(tissue, fake_timm, size):
 
 def test_timm_must_be_there_and_new(tissue, fake_timm, monkeypatch):
     fake_timm.__version__ = "1.0.9"
-    with pytest.raises(ValueError, match=r"needs timm 1.0.26 or newer, not 1.0.9: pip install -U \"snrmix\[timm\]\""):
+    with pytest.raises(
+        ValueError, match=r"needs timm 1.0.26 or newer, not 1.0.9: pip install \"timm>=1.0.26\" \"torch=="
+    ):
         embed(tissue, "timm:resnet50")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"encoder 'timm:resnet50' needs timm: pip install \"snrmix\[timm\]\""):
+    with pytest.raises(ValueError, match=r"encoder 'timm:resnet50' needs timm: pip install \"timm>=1.0.26\" \"torch=="):
         embed(tissue, "timm:resnet50")
 
 

@@ -68,7 +68,7 @@ def layer_of(adata, model):
 
 def test_prediction_is_that_of_imputes_networks(section, measured, model):
     imputed = snrmix.tl.impute(section, measured=measured, kriging=False, copy=True, **FAST)
-    predicted = model.predict(section)
+    predicted = model.predict(section).X
     assert predicted.shape == (section.n_obs, len(model.genes)) and predicted.dtype == np.float32
     np.testing.assert_array_equal(predicted[~measured], layer_of(imputed, model)[~measured])
     assert list(model.genes) == sorted(imputed.var_names[imputed.var["snrmix_modelled"]])
@@ -90,8 +90,10 @@ def test_scores_are_those_of_impute(section, measured, model):
 def test_measured_spots_of_the_fit_are_predicted_out_of_fold(section, measured, model):
     """As impute's networks do, but for one shift per gene and fold."""
     networks = snrmix.SNRMix(kriging=False, **FAST).fit(section, measured=measured)
-    imputed = snrmix.tl.impute(section, measured=measured, kriging=False, fill="all", copy=True, **FAST)
-    out_of_fold, found = layer_of(imputed, model)[measured], networks.predict(section, measured=measured)[measured]
+    imputed = snrmix.tl.impute(
+        section, measured=measured, kriging=False, fill="all", at_depth="spot", copy=True, **FAST
+    )
+    out_of_fold, found = layer_of(imputed, model)[measured], networks.predict(section, measured=measured).X[measured]
     for values, expected in zip(found.T, out_of_fold.T, strict=True):
         positive = (values > 0) & (expected > 0)
         shift = np.sort((values - expected)[positive])
@@ -103,7 +105,7 @@ def test_with_measured_the_same_section_gets_about_what_impute_gives(sisters):
     known = some(first, 200)
     model = snrmix.SNRMix(**LONGER).fit(first, measured=known)
     imputed = snrmix.tl.impute(first, measured=known, fill="all", copy=True, **LONGER)
-    predicted = model.predict(first, measured=known)
+    predicted = model.predict(first, measured=known).X
     for rows in (known, ~known):
         ours, theirs = (error(first, model, values, rows) for values in (predicted, layer_of(imputed, model)))
         assert ours == pytest.approx(theirs, abs=0.02)
@@ -112,7 +114,7 @@ def test_with_measured_the_same_section_gets_about_what_impute_gives(sisters):
 def test_image_of_a_sister_section_beats_its_mean(sisters):
     _, second, model = sisters
     everywhere = np.ones(second.n_obs, bool)
-    assert error(second, model, model.predict(second), everywhere) < 0.8
+    assert error(second, model, model.predict(second).X, everywhere) < 0.8
 
 
 @pytest.mark.parametrize("n", [20, 60])
@@ -121,8 +123,8 @@ def test_few_measured_spots_help_on_a_sister_section(sisters, n):
     known = some(second, n)
     alone = snrmix.tl.impute(second, measured=known, copy=True, **LONGER)
     values = {
-        "image": model.predict(second),
-        "both": model.predict(second, measured=known),
+        "image": model.predict(second).X,
+        "both": model.predict(second, measured=known).X,
         "alone": layer_of(alone, model),
     }
     found = {name: error(second, model, value, ~known) for name, value in values.items()}
@@ -134,9 +136,9 @@ def test_order_of_rows_and_genes_changes_nothing(sisters):
     _, second, model = sisters
     known, order = some(second, 40), np.random.default_rng(3).permutation(second.n_obs)
     shuffled = second[order][:, second.var_names[::-1]].copy()
-    np.testing.assert_array_equal(model.predict(shuffled), model.predict(second)[order])
+    np.testing.assert_array_equal(model.predict(shuffled).X, model.predict(second).X[order])
     np.testing.assert_array_equal(
-        model.predict(shuffled, measured=known[order]), model.predict(second, measured=known)[order]
+        model.predict(shuffled, measured=known[order]).X, model.predict(second, measured=known).X[order]
     )
 
 
@@ -145,20 +147,20 @@ def test_values_of_unmeasured_spots_never_matter(sisters):
     known, spoilt = some(second, 40), second.copy()
     spoilt.X = spoilt.X.toarray()
     spoilt.X[~known] = np.nan
-    np.testing.assert_array_equal(model.predict(spoilt, measured=known), model.predict(second, measured=known))
+    np.testing.assert_array_equal(model.predict(spoilt, measured=known).X, model.predict(second, measured=known).X)
 
 
 def test_an_image_and_positions_are_enough(section, model):
     bare = anndata.AnnData(obs=section.obs, obsm={"spatial": section.obsm["spatial"]}, uns=section.uns)
     assert bare.n_vars == 0
-    np.testing.assert_array_equal(model.predict(bare), model.predict(section))
+    np.testing.assert_array_equal(model.predict(bare).X, model.predict(section).X)
 
 
 def test_spatialdata_is_predicted_as_anndata(tissue, sdata):
     model = snrmix.SNRMix(genes=10, **FAST).fit(sdata)
-    found = pd.DataFrame(model.predict(sdata), sdata["table"].obs_names).loc[tissue.obs_names]
-    np.testing.assert_allclose(found, model.predict(tissue), atol=0.05)
-    assert np.corrcoef(found.to_numpy().ravel(), model.predict(tissue).ravel())[0, 1] > 0.999
+    found = pd.DataFrame(model.predict(sdata).X, sdata["table"].obs_names).loc[tissue.obs_names]
+    np.testing.assert_allclose(found, model.predict(tissue).X, atol=0.05)
+    assert np.corrcoef(found.to_numpy().ravel(), model.predict(tissue).X.ravel())[0, 1] > 0.999
 
 
 def test_libraries_are_predicted_each_by_itself(section, model):
@@ -166,9 +168,9 @@ def test_libraries_are_predicted_each_by_itself(section, model):
     other.uns["spatial"]["b"] = other.uns["spatial"].pop("synthetic")
     slides = {"synthetic": section.copy(), "b": other}
     both = anndata.concat(slides, label="library_id", index_unique="-", uns_merge="unique", join="outer", fill_value=0)
-    predicted = model.predict(both)
+    predicted = model.predict(both).X
     for name, slide in slides.items():
-        np.testing.assert_allclose(predicted[both.obs["library_id"] == name], model.predict(slide), atol=1e-6)
+        np.testing.assert_allclose(predicted[both.obs["library_id"] == name], model.predict(slide).X, atol=1e-6)
 
 
 def test_libraries_without_measured_spots_are_no_part_of_the_fit(section, measured, model):
@@ -176,7 +178,7 @@ def test_libraries_without_measured_spots_are_no_part_of_the_fit(section, measur
     both.uns["spatial"] = dict.fromkeys("ab", section.uns["spatial"]["synthetic"])
     known = np.append(measured, np.zeros(section.n_obs, bool))
     again = snrmix.SNRMix(**FAST).fit(both, measured=known)
-    np.testing.assert_array_equal(again.predict(section), model.predict(section))
+    np.testing.assert_array_equal(again.predict(section).X, model.predict(section).X)
 
 
 def test_features_from_obsm(section, measured):
@@ -187,7 +189,7 @@ def test_features_from_obsm(section, measured):
     imputed = snrmix.tl.impute(
         adata, use_rep="features", measured=measured, kriging=False, max_epochs=2, n_folds=2, copy=True
     )
-    np.testing.assert_array_equal(model.predict(bare)[~measured], layer_of(imputed, model)[~measured])
+    np.testing.assert_array_equal(model.predict(bare).X[~measured], layer_of(imputed, model)[~measured])
     bare.obsm["features"] = bare.obsm["features"][:, :4]
     with pytest.raises(ValueError, match=r"obsm\['features'\] has 4 features, and the model was fitted to 5"):
         model.predict(bare)
@@ -197,9 +199,9 @@ def test_a_single_split_can_be_asked_with_measured_spots(sisters, caplog):
     first, second, _ = sisters
     model = snrmix.SNRMix(**{**LONGER, "n_folds": 1}).fit(first)
     known = some(second, 60)
-    predicted = model.predict(second, measured=known)
+    predicted = model.predict(second, measured=known).X
     assert np.isfinite(predicted).all()
-    assert error(second, model, predicted, ~known) < error(second, model, model.predict(second), ~known) - 0.08
+    assert error(second, model, predicted, ~known) < error(second, model, model.predict(second).X, ~known) - 0.08
     assert "trained on" not in caplog.text
     model.predict(first, measured=np.ones(first.n_obs, bool))
     assert f"{round(0.8 * first.n_obs)} of the measured spots were trained on by every network" in caplog.text
@@ -210,7 +212,7 @@ def test_log_values_stay_in_their_units(section, measured):
     logs.X = log_normalised(section) / np.log(2)
     model = snrmix.SNRMix(**FAST).fit(logs, measured=measured)
     mean = logs[:, model.genes].X[measured].mean(0)
-    np.testing.assert_allclose(model.predict(logs).mean(0), mean, atol=0.3)
+    np.testing.assert_allclose(model.predict(logs).X.mean(0), mean, atol=0.3)
     with pytest.raises(ValueError, match="looks like counts, and the model was fitted to log: pass layer="):
         model.predict(section, measured=measured)
 
@@ -224,14 +226,14 @@ def test_a_gene_seen_in_too_few_measured_spots_is_left_to_the_networks(sisters):
     adata.X = adata.X.toarray()
     adata.X[known, adata.var_names.get_loc("FAT_02")] = 0
     column = list(model.genes).index("FAT_02")
-    found, image = model.predict(adata, measured=known), model.predict(adata)
+    found, image = model.predict(adata, measured=known).X, model.predict(adata).X
     np.testing.assert_array_equal(found[:, column], image[:, column])
     assert (np.abs(found - image).max(0) > 0.01).sum() == len(model.genes) - 1
 
 
 def test_missing_genes_are_named(section, measured, model):
     few = section[:, [name for name in section.var_names if name not in ("FAT_01", "NOISE_02")]].copy()
-    np.testing.assert_array_equal(model.predict(few), model.predict(section))
+    np.testing.assert_array_equal(model.predict(few).X, model.predict(section).X)
     with pytest.raises(KeyError, match="2 of 30 genes are not in var_names: 'FAT_01' .*, 'NOISE_02' "):
         model.predict(few, measured=measured)
 
@@ -242,7 +244,7 @@ def test_missing_genes_are_named(section, measured, model):
 def test_image_scale_hardly_matters(section, model):
     finer = snrmix.datasets.synthetic_tissue(n_rows=12, n_genes=30, image_px_per_pitch=32)
     common = section.obs_names.intersection(finer.obs_names)
-    coarse, fine = (model.predict(adata[common].copy()) for adata in (section, finer))
+    coarse, fine = (model.predict(adata[common].copy()).X for adata in (section, finer))
     deviations = (coarse - coarse.mean(0)).ravel(), (fine - fine.mean(0)).ravel()
     assert np.corrcoef(*deviations)[0, 1] > 0.9
 
@@ -255,12 +257,12 @@ def test_patches_keep_their_size_in_micrometres_on_another_array(sisters, caplog
     del sparse.obs["array_row"], sparse.obs["array_col"]
     half_pitch = np.diff(np.unique(section.obsm["spatial"][:, 0].round(3))).min()
     with caplog.at_level(logging.INFO, logger="snrmix"):
-        found = model.predict(sparse, um_per_px=50 / half_pitch)
+        found = model.predict(sparse, um_per_px=50 / half_pitch).X
     assert "patches of 0.575, 1.15, 2.3 spot pitches, the same size in micrometres" in caplog.text
-    expected = model.predict(section)[rows]
+    expected = model.predict(section).X[rows]
     np.testing.assert_allclose(found, expected, atol=0.01)
     caplog.clear()
-    at_pitch = model.predict(sparse)
+    at_pitch = model.predict(sparse).X
     assert "micrometres per pixel are unknown here for 'synthetic'" in caplog.text
     assert np.abs(at_pitch - expected).max() > 0.2
 
@@ -271,7 +273,7 @@ def test_a_fit_without_known_size_takes_multiples_of_the_pitch(section, measured
     again = snrmix.SNRMix(**FAST).fit(unknown, measured=measured)
     assert again.encoding.sides_um is None and model.encoding.sides_um == pytest.approx((115, 230, 460), rel=0.01)
     caplog.clear()
-    np.testing.assert_allclose(again.predict(section), again.predict(unknown), atol=1e-5)
+    np.testing.assert_allclose(again.predict(section).X, again.predict(unknown).X, atol=1e-5)
     assert "micrometres per pixel are unknown there, or its libraries differ" in caplog.text
 
 
@@ -293,17 +295,17 @@ def test_a_stored_embedding_is_reused(section, measured, model, caplog):
     adata = section.copy()
     snrmix.pp.embed_histology(adata, encoder="colour")
     with caplog.at_level(logging.INFO, logger="snrmix"):
-        predicted = model.predict(adata)
+        predicted = model.predict(adata).X
     assert "reusing the histology embedding" in caplog.text
-    np.testing.assert_array_equal(predicted, model.predict(section))
+    np.testing.assert_array_equal(predicted, model.predict(section).X)
 
 
 def test_a_failed_fit_leaves_the_model(section, measured):
     model = snrmix.SNRMix(**FAST).fit(section, measured=measured)
-    expected = model.predict(section)
+    expected = model.predict(section).X
     with pytest.raises(ValueError, match="are measured"):
         model.fit(section, measured=some(section, 10))
-    np.testing.assert_array_equal(model.predict(section), expected)
+    np.testing.assert_array_equal(model.predict(section).X, expected)
 
 
 # Save and load
@@ -315,8 +317,8 @@ def test_saved_model_predicts_the_same(sisters, tmp_path):
     model.save(tmp_path / "new" / "model")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "model.json", "new", "weights.safetensors"]
     again = snrmix.SNRMix.load(tmp_path / "new" / "model")
-    np.testing.assert_array_equal(again.predict(second), model.predict(second))
-    np.testing.assert_array_equal(again.predict(second, measured=known), model.predict(second, measured=known))
+    np.testing.assert_array_equal(again.predict(second).X, model.predict(second).X)
+    np.testing.assert_array_equal(again.predict(second, measured=known).X, model.predict(second, measured=known).X)
     np.testing.assert_array_equal(again.genes, model.genes)
     assert again.units == model.units and str(again) == str(model) == "SNRMix(60 genes, log1p(counts per 10,000))"
     pd.testing.assert_frame_equal(again.scores, model.scores, check_exact=True)
@@ -332,7 +334,7 @@ def test_many_genes_come_from_saved_components(tmp_path):
     model = snrmix.SNRMix(**{**FAST, "max_epochs": 1, "kriging": False}).fit(adata)
     assert model._network.targets[0].basis is not None
     model.save(tmp_path / "model")
-    np.testing.assert_array_equal(snrmix.SNRMix.load(tmp_path / "model").predict(adata), model.predict(adata))
+    np.testing.assert_array_equal(snrmix.SNRMix.load(tmp_path / "model").predict(adata).X, model.predict(adata).X)
 
 
 def test_record_is_json_that_says_what_was_fitted(section, measured, tmp_path):
@@ -370,7 +372,7 @@ def test_own_encoder_is_asked_for_again(section, measured, tmp_path):
     with pytest.raises(ValueError, match="'darkness' is not the one that the model was fitted with, 'brightness'"):
         snrmix.SNRMix.load(tmp_path / "model", encoder=darkness)
     again = snrmix.SNRMix.load(tmp_path / "model", encoder=brightness)
-    np.testing.assert_array_equal(again.predict(section), model.predict(section))
+    np.testing.assert_array_equal(again.predict(section).X, model.predict(section).X)
     again.save(tmp_path / "again")
     with pytest.raises(ValueError, match="encoder of your own"):
         snrmix.SNRMix.load(tmp_path / "again")
@@ -407,7 +409,7 @@ def test_a_failed_save_leaves_what_was_there(section, model, tmp_path, monkeypat
         with pytest.raises(OSError, match="disk full"):
             model.save(tmp_path / "model", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    np.testing.assert_array_equal(snrmix.SNRMix.load(tmp_path / "model").predict(section), model.predict(section))
+    np.testing.assert_array_equal(snrmix.SNRMix.load(tmp_path / "model").predict(section).X, model.predict(section).X)
 
 
 def test_what_is_no_model_is_refused(model, tmp_path):
@@ -472,7 +474,7 @@ def test_options_are_checked_at_once(options, kind, message):
 def test_a_model_must_be_fitted_first(section, tmp_path):
     model = snrmix.SNRMix()
     assert str(model) == "SNRMix(not fitted)"
-    for call in (lambda: model.predict(section), lambda: model.save(tmp_path / "model")):
+    for call in (lambda: model.predict(section).X, lambda: model.save(tmp_path / "model")):
         with pytest.raises(ValueError, match="the model is not fitted; call fit"):
             call()
     assert not list(tmp_path.iterdir())
@@ -487,6 +489,6 @@ def test_a_loaded_model_is_not_fitted_again(section, model, tmp_path):
 def test_without_an_image_there_is_nothing_to_predict_from(section, measured, model):
     bare = section.copy()
     del bare.uns["spatial"]
-    for call in (lambda: snrmix.SNRMix(**FAST).fit(bare, measured=measured), lambda: model.predict(bare)):
+    for call in (lambda: snrmix.SNRMix(**FAST).fit(bare, measured=measured), lambda: model.predict(bare).X):
         with pytest.raises(KeyError, match="no image for library 'synthetic'.*Pass image="):
             call()

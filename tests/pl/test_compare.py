@@ -124,33 +124,34 @@ def test_compare_draws_several_genes_below_each_other(adata, texts):
     genes = ["GLAND_01", "NOISE_01"]
     figure = snrmix.pl.compare(adata, genes)
     assert [ax.get_title() for ax in figure.axes].count("imputed") == 2
-    for gene, verdict in zip(genes, ("reliable", "not reliable"), strict=True):
-        adata.var.loc[gene, "snrmix_reliable"] = verdict == "reliable"
+    adata.var.loc[genes, "snrmix_explained"] = [0.41, -0.03]
+    adata.var["snrmix_explained_given_depth"] = 0.224
     written = texts(snrmix.pl.compare(adata, genes))
-    for gene, verdict in zip(genes, ("reliable", "not reliable"), strict=True):
-        assert f"{gene}: out-of-fold Pearson {adata.var.loc[gene, 'snrmix_pearson']:.2f}, {verdict}" in written
+    for gene, explained in zip(genes, ("41%", "0%"), strict=True):
+        pearson = f"out-of-fold Pearson {adata.var.loc[gene, 'snrmix_pearson']:.2f}"
+        assert f"{gene}: {pearson}, {explained} explained (22% given depth)" in written
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("own", "out-of-fold Pearson 0.46, reliable"),
-        ("shared", "shared model, out-of-fold Pearson 0.46, reliable"),
-        ("leave-library-out", "other slides left out: Pearson 0.46, reliable"),
-        ("within-library", "regions of another slide left out: Pearson 0.46, reliable"),
+        ("own", "out-of-fold Pearson 0.46, 31% explained"),
+        ("shared", "shared model, out-of-fold Pearson 0.46, 31% explained"),
+        ("leave-library-out", "other slides left out: Pearson 0.46, 31% explained"),
+        ("within-library", "regions of another slide left out: Pearson 0.46, 31% explained"),
     ],
 )
 def test_compare_heads_a_library_with_its_own_score(adata, kind, words, texts):
     both = two_libraries(adata)
     scores = {
-        "synthetic": pd.DataFrame({"pearson": [0.11], "reliable": [False]}, ["GLAND_01"]),
-        "other|1": pd.DataFrame({"pearson": [0.46], "reliable": [True]}, ["GLAND_01"]),
+        "synthetic": pd.DataFrame({"pearson": [0.11], "explained": [0.01]}, ["GLAND_01"]),
+        "other|1": pd.DataFrame({"pearson": [0.46], "explained": [0.311]}, ["GLAND_01"]),
     }
     both.uns["snrmix"]["libraries"] = {name: {"kind": kind, "genes": genes} for name, genes in scores.items()}
     assert f"GLAND_01: {words} |" in texts(snrmix.pl.compare(both, "GLAND_01", library="other/1", image=False)) + " |"
-    assert "Pearson 0.11, not reliable" in texts(snrmix.pl.compare(both, "GLAND_01", library="synthetic", image=False))
+    assert "Pearson 0.11, 1% explained" in texts(snrmix.pl.compare(both, "GLAND_01", library="synthetic", image=False))
     written = texts(snrmix.pl.compare(both, "STROMA_01", library="other/1", image=False))  # not modelled there
-    assert "Pearson" not in written and "reliable" not in written
+    assert "Pearson" not in written and "explained" not in written
 
 
 def test_compare_draws_an_image_of_its_own(adata, tmp_path):

@@ -67,7 +67,7 @@ def few_strips(strips):
 @pytest.fixture(scope="module")
 def with_image_alone(strips):
     """All four imputed; the last is predicted from the others."""
-    return snrmix.tl.impute(strips, measured="measured", fill="all", copy=True, **LONGER)
+    return snrmix.tl.impute(strips, measured="measured", fill="all", at_depth="spot", copy=True, **LONGER)
 
 
 def of(adata, name):
@@ -135,7 +135,7 @@ def test_which_model_predicts_a_spot(pair, separate, with_image_alone):
 
 @pytest.mark.parametrize("share", [False, True])
 def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
-    result = snrmix.tl.impute(pair, measured="measured", fill="all", share=share, copy=True, **FAST)
+    result = snrmix.tl.impute(pair, measured="measured", fill="all", at_depth="spot", share=share, copy=True, **FAST)
     observed, measured = log_normalised(pair), pair.obs["measured"].to_numpy()
     genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]
     places = pair.var_names.get_indexer(genes)
@@ -144,7 +144,9 @@ def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
         rows = measured & of(pair, name)
         y, f = observed[rows][:, places], result.layers["snrmix"][rows][:, places]
         found["mse"].append(((y - f) ** 2).mean(0))
-        found["pearson"].append([np.corrcoef(a, b)[0, 1] for a, b in zip(y.T, f.T, strict=True)])
+        fold = result.obs["snrmix_fold"].to_numpy()[rows]
+        centred = f - [y[fold != k].mean(0) for k in fold]  # means of folds go against what they leave out
+        found["pearson"].append([np.corrcoef(a, b)[0, 1] for a, b in zip(y.T, centred.T, strict=True)])
         table = result.uns["snrmix"]["libraries"][name]["genes"].loc[genes]
         np.testing.assert_allclose(table["pearson"], found["pearson"][-1], atol=1e-5)
     for name, values in found.items():
@@ -154,8 +156,8 @@ def test_scores_are_means_over_slides_of_out_of_fold_scores(pair, share):
 @pytest.mark.parametrize("share", [False, True])
 def test_reliable_means_reliable_on_every_measured_slide(pair, monkeypatch, share):
     every = iter([2, 3])
-    reliable = lambda observed, *rest: np.arange(observed.shape[1]) % next(every) == 0  # noqa: E731
-    monkeypatch.setattr("snrmix.engine.scores.by_library.better_than_all", reliable)
+    reliable = lambda observed, *rest, **named: np.arange(observed.shape[1]) % next(every) == 0  # noqa: E731
+    monkeypatch.setattr("snrmix.engine.scores.by_library.pattern_is_real", reliable)
     genes = [f"gene_{i}" for i in range(10, 22)]
     result = snrmix.tl.impute(pair, measured="measured", genes=genes, share=share, copy=True, **FAST)
     assert list(np.flatnonzero(result.var["snrmix_reliable"][genes])) == [0, 6]
@@ -238,8 +240,17 @@ def test_coverage_tells_slides_apart(strips, with_image_alone):
 
 def test_measured_slides_do_not_care_for_others(strips, with_image_alone):
     rows = of(strips, "b")
-    alone = snrmix.tl.impute(strips[rows].copy(), measured="measured", fill="all", copy=True, **LONGER)
+    alone = snrmix.tl.impute(strips[rows].copy(), measured="measured", fill="all", at_depth="spot", copy=True, **LONGER)
     np.testing.assert_array_equal(alone.layers["snrmix"], with_image_alone.layers["snrmix"][rows])
+
+
+def test_a_typical_depth_is_that_of_the_own_slide(pair):
+    rows = of(pair, "left")
+    both, alone = (snrmix.tl.impute(each, fill="all", copy=True, **FAST) for each in (pair, pair[rows].copy()))
+    assert both.uns["snrmix"]["at_depth"] == "typical"
+    assert both.uns["snrmix"]["typical_depth"][0] == alone.uns["snrmix"]["typical_depth"]
+    for layer in ("snrmix", "snrmix_sd"):
+        np.testing.assert_array_equal(alone.layers[layer], both.layers[layer][rows])
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -338,7 +349,7 @@ def test_slides_in_different_units_are_named_whatever_is_asked_for(pair, options
     with pytest.raises(ValueError, match="'left' looks like counts, 'right' looks like log"):
         snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
     mixed.X[of(pair, "right")] *= 100
-    with pytest.raises(ValueError, match="library 'right': the expression is neither integer counts nor"):
+    with pytest.raises(ValueError, match="library 'right': X is neither integer counts nor"):
         snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
 
 
@@ -455,9 +466,9 @@ def test_benchmark_scores_slides_as_impute_and_evaluate_do(pair, share):
     genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]
     result = snrmix.tl.benchmark(pair, ["snrmix"], splits=splits, genes=genes, share=share, **FAST)
     adata = pair.copy()
-    snrmix.pp.hold_out(adata, share=0.4, random_state=0)
-    snrmix.tl.impute(adata, measured="measured", genes=genes, share=share, **FAST)
-    scores = snrmix.tl.evaluate(adata, "measured_held_out")
+    snrmix.pp.hold_out(adata, share=0.4, random_state=0, key_added="kept")
+    snrmix.tl.impute(adata, measured="kept", genes=genes, share=share, **FAST)
+    scores = snrmix.tl.evaluate(adata, "kept_held_out")
     ours = result.set_index("gene")
     for name in ("mse", "mse_mean", "pearson"):
         np.testing.assert_allclose(ours[name], scores.loc[ours.index, name], rtol=1e-3, atol=1e-4)

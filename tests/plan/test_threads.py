@@ -81,6 +81,16 @@ def test_limit_reaches_what_is_loaded_and_what_will_be_and_ends(monkeypatch):
     assert before == (torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()])
 
 
+def test_openblas_has_one_thread():
+    import numpy  # noqa: F401 (loads it)
+    from threadpoolctl import threadpool_info
+
+    with limited_threads(2):
+        counts = {pool["internal_api"]: pool["num_threads"] for pool in threadpool_info()}
+        assert counts.get("openblas", 1) == 1
+        assert counts.get("openmp", 2) == 2
+
+
 def test_fewer_than_one():
     with pytest.raises(ValueError, match="threads=0 must be 1 or more"), limited_threads(0):
         pass

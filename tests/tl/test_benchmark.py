@@ -27,7 +27,7 @@ def scores_of(result, method, split=None):
 
 
 def test_one_row_per_split_method_and_gene(result):
-    methods = ["mean", "spatial kNN", "graph smoothing", "ridge", "kriging", "network"]
+    methods = ["mean", "depth", "spatial kNN", "graph smoothing", "ridge", "kriging", "network"]
     methods += [f"network ({name})" for name in ON_FEATURES if name != "snr"] + ["snrmix"]
     assert list(result["method"].unique()) == methods
     assert list(result["split"].unique()) == ["random 0.5, seed 0", "random 0.5, seed 1"]
@@ -137,7 +137,7 @@ def test_without_an_image(tissue, caplog):
     del tissue.uns["spatial"]
     options = {name: value for name, value in FAST.items() if name != "encoder"}
     result = snrmix.tl.benchmark(tissue, splits=1, **options)
-    assert list(result["method"].unique()) == ["mean", "spatial kNN", "graph smoothing", "kriging", "snrmix"]
+    assert list(result["method"].unique()) == ["mean", "depth", "spatial kNN", "graph smoothing", "kriging", "snrmix"]
     with pytest.raises(KeyError, match="no image, and 'ridge' need.*image= or use_rep="):
         snrmix.tl.benchmark(tissue, ["mean", "ridge"], splits=1, **options)
 

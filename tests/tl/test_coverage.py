@@ -27,7 +27,7 @@ def test_coverage_counts_what_the_intervals_hold(half_imputed):
 
 def test_coverage_of_out_of_fold_values(embedded, fast):
     adata = embedded.copy()
-    snrmix.tl.impute(adata, **fast)
+    snrmix.tl.impute(adata, at_depth="spot", **fast)
     table = snrmix.tl.coverage(adata, adata.obs["snrmix_measured"], levels=0.9)
     assert table.set_index("by").loc["all", "observed"] == pytest.approx(0.9, abs=0.01)
 

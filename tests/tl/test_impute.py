@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy import sparse
 
 import snrmix
@@ -109,7 +110,7 @@ def test_unmeasured_fill_keeps_what_was_observed(half, impute):
 
 def test_all_fill_predicts_every_spot(half, impute):
     observed_fill = impute(half, measured="measured", fill="unmeasured", copy=True)
-    impute(half, measured="measured", fill="all")
+    impute(half, measured="measured", fill="all", at_depth="spot")
     measured, modelled = half.obs["measured"].to_numpy(), half.var["snrmix_modelled"].to_numpy()
     layer, observed = half.layers["snrmix"][:, modelled], log_normalised(half)[:, modelled]
     assert (np.abs(layer[measured] - observed[measured]) > 1e-3).mean() > 0.95
@@ -127,7 +128,7 @@ def test_values_at_measured_spots_are_out_of_fold(tissue, impute):
         tissue.X[10, gene] *= factor
         # Without early stopping: the epoch of a network is judged by networks that have seen the spot.
         options = {"kriging": False, "max_epochs": 10, "learning_rate": 0.01, "early_stopping": False}
-        result = impute(tissue, fill="all", copy=True, **options)
+        result = impute(tissue, fill="all", at_depth="spot", copy=True, **options)
         predictions.append(result.layers["snrmix"][:, gene])
     change = np.abs(predictions[1] - predictions[0])
     assert change[10] == 0 and change.max() > 0.1
@@ -285,7 +286,7 @@ def test_only_results_are_added(half, impute, assert_unchanged):
     impute(half, measured="measured", key_added="mine")
     assert {name for name in half.layers.keys() if name not in ("truth", None)} <= {"mine", "mine_sd"}
     assert set(half.uns) - set(before.uns) == {"mine", "X_histology"}
-    assert set(half.obs) - set(before.obs) == {"mine_measured"}
+    assert set(half.obs) - set(before.obs) == {"mine_measured", "mine_depth", "mine_fold"}
     assert all(name.startswith("mine_") for name in set(half.var) - set(before.var))
     for name in list(half.layers.keys()):
         if name not in before.layers:
@@ -396,6 +397,28 @@ def test_result_survives_writing_and_reading(half, impute, tmp_path, kind, caplo
         assert "reusing the histology embedding" in caplog.text
         np.testing.assert_array_equal(back.layers["snrmix"], half.layers["snrmix"])
         half = back
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_the_image_that_was_read_is_recorded(tissue, impute, tmp_path, kind):
+    (section,) = tissue.uns["spatial"].values()
+    height, width = section["images"]["hires"].shape[:2]
+    tissue.obs["library_id"], tissue.uns["spatial"] = "patient/1", {"patient/1": section}
+    table = impute(tissue, copy=True)
+    path = tmp_path / "full.png"
+    Image.fromarray(section["images"]["hires"].repeat(4, axis=0).repeat(4, axis=1)).save(path)
+    full = impute(tissue, image=path, copy=True)
+    del table.uns["spatial"]  # zarr takes no name with a slash
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        getattr(table, f"write_{kind}")(tmp_path / f"a.{kind}")
+    read = getattr(anndata, f"read_{kind}")(tmp_path / f"a.{kind}").uns["snrmix"]["image"]["read"]
+    assert_equal_after_reading(table.uns["snrmix"]["image"]["read"], read)
+    record = read["patient|1"]
+    assert record["name"] == "image 'hires' of library 'patient/1'" and list(record["level"]) == [0, 0, 0]
+    assert (record["width"], record["height"], record["levels"]) == (width, height, 1)
+    assert record["um_per_px"] == pytest.approx(100 / 16)
+    assert full.uns["snrmix"]["image"]["read"]["patient|1"]["name"] == str(path)
 
 
 # The embedding is computed once
@@ -531,11 +554,13 @@ def test_modules_that_differ_in_more_than_weights_are_told_apart(tissue, caplog)
 
 
 @pytest.mark.parametrize("foreign", ["text", {"encoder": "colour"}, {}], ids=["text", "incomplete", "empty"])
-def test_embedding_of_unknown_origin_is_not_used(tissue, impute, foreign):
+def test_embedding_of_unknown_origin_is_neither_used_nor_lost(tissue, impute, assert_unchanged, foreign):
     tissue.obsm["X_histology"] = np.zeros((tissue.n_obs, 36), np.float32)
     tissue.uns["X_histology"] = foreign
-    impute(tissue)
-    assert np.abs(tissue.obsm["X_histology"]).max() > 0
+    before = tissue.copy()
+    with pytest.raises(ValueError, match="not of snrmix, and would be overwritten: rename it"):
+        impute(tissue)
+    assert_unchanged(before, tissue)
 
 
 # SpatialData

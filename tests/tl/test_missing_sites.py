@@ -31,7 +31,7 @@ def move_off_the_tissue(adata):
 
 def lose_in_tissue(adata):
     adata.obs["in_tissue"] = adata.obs["in_tissue"].astype(float)
-    adata.obs.iloc[MISSING, adata.obs.columns.get_loc("in_tissue")] = np.nan
+    adata.obs.iloc[MISSING, adata.obs.columns.get_loc("in_tissue")] = 0.0
 
 
 WAYS = [remove_counts, make_nan, make_some_genes_nan, move_off_the_tissue, lose_in_tissue]

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-NAMES = ("demo", "impute", "embed", "fill_grid", "hold_out", "evaluate", "benchmark", "cohort", "report")
+NAMES = ("demo", "info", "impute", "embed", "fill_grid", "hold_out", "evaluate", "benchmark", "cohort", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

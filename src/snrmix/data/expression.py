@@ -186,7 +186,7 @@ def log_values(
     if units is None:
         finite = sparse.csc_matrix(matrix[~_has_nan(matrix)])
         units = settle_layer(finite, f"{argument}={layer!r}" if layer else "X")
-        if units == "counts":
+        if units == "counts" and layer is not None:
             logger.info("%s=%r has counts: they are normalised to 10,000 per spot and logged.", argument, layer)
     if units == "log":
         return values

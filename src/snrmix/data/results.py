@@ -162,6 +162,16 @@ class Result:
         names = np.atleast_1d(self.record["models"])
         return [(np.flatnonzero(model == name), group) for name, group in zip(names, groups.T, strict=True)]
 
+    def typical_depth(self) -> np.ndarray | None:
+        """Depth that the values of every row are given for, in counts, (n_obs,); ``None``: that of the spot."""
+        typical = self.record.get("typical_depth")
+        if typical is None:
+            return None
+        depth = np.empty(self.table.n_obs)
+        for own, (rows, _) in zip(np.atleast_1d(typical), self.models(), strict=True):
+            depth[rows] = own
+        return depth
+
     def own_columns(self, names: Iterable[str], others: Iterable[str]) -> list[str]:
         """Of the names of columns those of this result: they start with its name, and not with a longer one of another.
 

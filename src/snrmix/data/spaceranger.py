@@ -90,13 +90,13 @@ def _bin_folder(binned: Path, bin_size: int | None) -> Path:
 
 def _read_counts(folder: Path, name: str) -> tuple[AnnData, str]:
     """Counts and the name of the library, from the first matrix there is; a sample's name may stand before its name."""
-    import scanpy
-    import squidpy
-
     found = [path for matrix in MATRICES for path in sorted(folder.glob(f"*{matrix}"))]
     if not found:
         raise FileNotFoundError(f"{str(folder)!r} has no matrix of counts; one of {listing(MATRICES)} is needed.")
     with quiet("scanpy", "squidpy"):
+        import scanpy
+        import squidpy
+
         try:
             if found[0].is_dir():
                 counts, library = scanpy.read_10x_mtx(found[0]), name

@@ -188,9 +188,9 @@ def settle_layer(values: sparse.csc_matrix, name: str) -> str:
     ValueError
         Where it is neither, and so cannot be compared.
     """
-    if values.nnz and values.data.min() < -NEARLY_ZERO * values.data.max():
+    reading, lowest = read_units(values), values.data.min() if values.nnz else 0
+    if lowest < (0 if reading.kind in ("counts", "rounded") else -NEARLY_ZERO * reading.largest):
         raise ValueError(f"{name} has negative values: {CANNOT_COMPARE}")
-    reading = read_units(values)
     if reading.kind in ("counts", "rounded"):
         return "counts"
     if reading.kind in REFUSED or reading.largest >= LOG_BELOW:

@@ -106,7 +106,8 @@ def constant_share(
     at
         Shape (measured,): the depth that is assumed of each spot when it is held out, known or predicted.
     """
-    moments, found = tabulate_moments(np.append(depth, at[np.isfinite(at)])), np.full_like(expression, np.nan)
+    at = np.where(np.isfinite(at), at, np.median(depth))  # nothing is known: as deep as any
+    moments, found = tabulate_moments(np.append(depth, at)), np.full_like(expression, np.nan)
     for fold in folds:
         share = pooled_share(expression[fold.train], depth[fold.train])
         for code in np.unique(library[fold.held_out]):

@@ -92,7 +92,7 @@ def _slides(found: dict) -> Iterator[tuple[str, str]]:
         yield "Slides", "cannot be told"
         return
     if len(libraries) > 1:
-        yield "Slides", f"{len(libraries)}, told apart by obs[{key!r}]"
+        yield "Slides", f"{len(libraries):,}, told apart by obs[{key!r}]"
     for number, one in enumerate(libraries[:MOST_LIBRARIES]):
         yield ("Slide" if not number and len(libraries) == 1 else ""), _library(one)
     if len(libraries) > MOST_LIBRARIES:
@@ -101,29 +101,32 @@ def _slides(found: dict) -> Iterator[tuple[str, str]]:
 
 def _library(one: dict) -> str:
     said = [f"{one['name']!r}: {one['spots']:,} spots"]
-    if one.get("measured") is not None:
-        said.append(f"{one['measured']:,} of them measured ({one['measured'] / max(one['spots'], 1):.0%})")
+    if one.get("measured") == one["spots"]:
+        said[0] += ", all measured"
+    elif one.get("measured") is not None:
+        said[0] += f", {one['measured']:,} measured ({one['measured'] / one['spots']:.0%})"
     if "pitch" in one:
         said += _geometry(one)
     if one.get("image"):
-        said.append(f"patches from {_taken(one['image'])}")
+        said.append(f"patches from {_taken(one)}")
     return "; ".join(said)
 
 
 def _geometry(one: dict) -> Iterator[str]:
     pitch, um = one["pitch"], one["um_per_px"]
     size = f"{pitch:.4g} px" + (f" = {pitch * um:.4g} um" if math.isfinite(um) else "")
-    known = {"recognised": "array of Visium or ST", "fitted": "array", "none": "no array_row and array_col that fit"}
-    yield f"{known[one['array']]}, neighbours {size} apart"
+    known = {"other": "an array", "none": "no array_row and array_col that fit"}
+    yield f"{known.get(one['array'], one['array'] + ' array')}, neighbours {size} apart"
     if not math.isfinite(um):
         yield "um per px unknown"
     if one["gaps"]:
-        yield f"{one['gaps']:,} gaps amid the spots, which snrmix.pp.fill_grid brings back"
+        gaps = "1 gap" if one["gaps"] == 1 else f"{one['gaps']:,} gaps"
+        yield f"{gaps} amid the spots, for snrmix.pp.fill_grid to bring back"
 
 
-def _taken(image: dict) -> str:
-    um = image["um_per_px"]
-    return f"{image['name']}" + (f" ({um:.3g} um per px)" if math.isfinite(um) else "")
+def _taken(one: dict) -> str:
+    name, um = one["image"]["name"].removesuffix(f" of library {one['name']!r}"), one["image"]["um_per_px"]
+    return name + (f" ({um:.3g} um per px)" if math.isfinite(um) else "")
 
 
 def _image(one: dict) -> str:

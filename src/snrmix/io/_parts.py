@@ -11,17 +11,18 @@ from scipy import sparse
 from snrmix.data.embedding_cache import CACHE_KEY
 from snrmix.data.expression import MIN_SPOTS
 from snrmix.data.genes import OTHER_NAMES
-from snrmix.data.lattice import count_gaps
+from snrmix.data.lattice import ST_UM, VISIUM_UM, count_gaps
 from snrmix.data.results import Result
 from snrmix.data.sites import Located
-from snrmix.data.stored import entry_of
+from snrmix.data.stored import stored_sections
 from snrmix.data.table import matrix_of
 from snrmix.data.units import find_totals, read_units
 from snrmix.images.arrays import as_picture
-from snrmix.images.kind import kind_of
+from snrmix.images.kind import BRIGHTFIELD, kind_of
 from snrmix.io._notes import Notes
 
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{9,}")
+ARRAYS = {VISIUM_UM: "Visium", ST_UM: "ST"}  # by their pitch
 MOST_ROWS = 1000  # of a matrix that are looked at
 MOST_MATRICES, MOST_IMAGES, EXAMPLES = 8, 20, 3
 
@@ -109,15 +110,18 @@ def embedding_of(table: AnnData) -> dict | None:
     return {"encoder": str(record["encoder"]), "features": int(table.obsm[CACHE_KEY].shape[1])}
 
 
-def images_of(data, table: AnnData, libraries: list[str], notes: Notes) -> list[dict]:
+def images_of(data, table: AnnData, notes: Notes) -> list[dict]:
     """The images that are stored, and what they look like: a small sample of each is read."""
     if data is not table:
         stored = [("", str(name), image) for name, image in data.images.items()]
     else:
-        sections = [(name, entry_of(table, name, len(libraries) == 1)) for name in libraries]
-        stored = [(name, key, image) for name, entry in sections for key, image in entry.get("images", {}).items()]
-    found = [notes.look(_image, *one) for one in stored[:MOST_IMAGES]]
-    return [one for one in found if one is not None]
+        sections = stored_sections(table)
+        stored = [(name, key, image) for name, entry in sections.items() for key, image in entry["images"].items()]
+    found = [one for one in (notes.look(_image, *one) for one in stored[:MOST_IMAGES]) if one is not None]
+    if found and all(one["kind"] != BRIGHTFIELD for one in found):
+        looks = "; ".join(f"{one['name']!r} ({one['reason']})" for one in found)
+        notes.doubt(f"no image looks like H&E: {looks}.")
+    return found
 
 
 def _image(library: str, name: str, image) -> dict:
@@ -141,7 +145,7 @@ def library_of(located: Located, table: AnnData, code: int, is_measured: np.ndar
         "measured": None if is_measured is None else int(is_measured[rows].sum()),
         "pitch": float(lattice.pitch),
         "um_per_px": float(lattice.um_per_px),
-        "array": "recognised" if np.isfinite(lattice.array_um) else "fitted" if lattice.is_fitted else "none",
+        "array": ARRAYS.get(lattice.array_um, "other" if lattice.is_fitted else "none"),
         "gaps": count_gaps(sites.positions[own], table.obs.iloc[rows]),
         "image": None,
     }

@@ -68,7 +68,7 @@ def describe(
             Kind of the object, number of observations and variables, tables.
         ``library_key``, ``libraries``
             The column that tells slides apart, and for each slide its spots, how many are measured, ``pitch`` in units
-            of the positions, ``um_per_px`` of these, whether the ``array`` was recognised, ``gaps`` of the array amid the
+            of the positions, ``um_per_px`` of these, the ``array`` (``"Visium"``, ``"ST"``, ``"other"``, ``"none"``), ``gaps`` of the array amid the
             spots, and the ``image`` that would be read.
         ``images``
             All that are stored: width and height in pixels, and whether they look like H&E.
@@ -108,12 +108,12 @@ def _describe(data, reading: dict, notes: Notes) -> dict:
     source = notes.ask(read_source, data, **reading) if is_sound else None
     is_measured = _measured(source, table, reading, notes)
     located = _located(source, data, table, reading, notes)
-    names, key, libraries = _slides(located, data, table, is_measured, reading["library_key"], notes)
+    key, libraries = _slides(located, data, table, is_measured, reading["library_key"], notes)
     rows = None if is_measured is None else np.flatnonzero(is_measured)
     found |= {
         "library_key": key,
         "libraries": libraries,
-        "images": notes.look(images_of, data, table, names, notes) or [],
+        "images": notes.look(images_of, data, table, notes) or [],
         "matrices": notes.look(matrices_of, table, rows, notes) or [],
         "genes": notes.look(genes_of, table),
         "results": notes.look(results_of, table) or [],
@@ -148,21 +148,21 @@ def _located(source: Source | None, data, table: AnnData, reading: dict, notes: 
 
 def _slides(
     located: Located | None, data, table: AnnData, is_measured, library_key: str | None, notes: Notes
-) -> tuple[list[str], str | None, list[dict]]:
-    """Names of the libraries, the column that tells them apart, and what is known of each."""
+) -> tuple[str | None, list[dict]]:
+    """The column that tells libraries apart, and what is known of each."""
     labels, key = notes.look(_labels, data, table, library_key) or (None, None)
     if located is not None:
         codes = range(len(located.sites.libraries))
         found = [notes.look(library_of, located, table, code, is_measured) for code in codes]
-        return list(located.sites.libraries), key, [one for one in found if one is not None]
+        return key, [one for one in found if one is not None]
     if labels is None:
-        return [], key, []
+        return key, []
     names, counts = np.unique(labels, return_counts=True)
     libraries = [{"name": name, "spots": n} for name, n in zip(names.tolist(), counts.tolist(), strict=True)]
     if is_measured is not None:
         for one in libraries:
             one["measured"] = int(is_measured[labels == one["name"]].sum())
-    return names.tolist(), key, libraries
+    return key, libraries
 
 
 def _labels(data, table: AnnData, library_key: str | None) -> tuple[np.ndarray, str | None]:

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from snrmix import _checks
 from snrmix._globals import settled
@@ -22,13 +23,16 @@ from snrmix.engine.options import Training
 from snrmix.images.encoder import Encoder
 from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, describe_encoding
-from snrmix.model.networks import Seen, held_out_of, network_pearson, unseen, with_measured
+from snrmix.model.errors import ImageErrors, fit_image_errors, say_how_good
+from snrmix.model.networks import NO_DEPTH, Seen, held_out_of, network_pearson, unseen, with_measured
+from snrmix.model.result import Predicted, as_result, quantiles_of
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
 from snrmix.plan.parts import plan_model, read_part, run_of
 from snrmix.plan.source import Source, doubt, read_source
 from snrmix.tl.impute import impute
+from snrmix.tl.write import writable
 
 OUTPUT = ("data", "measured", "fill", "key_added", "copy", "share", "at_depth")  # of impute: no business of a model
 TUNING = ("finetune", "finetuning", "preset")
@@ -54,7 +58,7 @@ class SNRMix:
     Attributes
     ----------
     genes : numpy.ndarray
-        Names of the modelled genes, in the order of the columns that ``predict`` returns.
+        Names of the modelled genes, in the order of the columns that ``predict`` gives.
     units : str
         Of the predictions: log1p(counts per 10,000), or the units of the log values that were given.
     scores : pandas.DataFrame
@@ -75,6 +79,7 @@ class SNRMix:
     >>> model = snrmix.SNRMix(genes=200).fit(adata, measured="measured")
     >>> model.save("model")
     >>> predicted = snrmix.SNRMix.load("model").predict(other)
+    >>> snrmix.pl.compare(predicted, predicted.var_names[:3])
     """
 
     @settled()
@@ -87,6 +92,7 @@ class SNRMix:
         self.options = {**DEFAULTS, **options}
         self._checked()
         self._network: NetworkFit | None = None
+        self._errors: ImageErrors | None = None
         self._encoder: Encoder | None = None
         self._has_own_encoder = self._is_loaded = False
 
@@ -137,13 +143,15 @@ class SNRMix:
         self.scores = fit.scores
         table = fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
+        self._errors = fit_image_errors(section, part.folds, fit)
+        say_how_good(self.scores, self.gene_scores, len(fit.scored))
         return self
 
     @settled()
     def predict(
         self, data, *, measured=None, layer=None, units="auto", image=None, image_key=None, um_per_px=None,
-        table_key=None, library_key=None,
-    ) -> np.ndarray:  # fmt: skip
+        table_key=None, library_key=None, at_depth="spot", key_added="snrmix",
+    ) -> AnnData:  # fmt: skip
         """Expression at every site of an object, as a rule another section; it is not changed.
 
         Patches are cut at the physical size of those that the model was fitted to.
@@ -161,19 +169,30 @@ class SNRMix:
             Where the expression of measured spots is, and its units, which must be those that the model was fitted to.
         image, image_key, um_per_px, table_key, library_key
             As for `snrmix.tl.impute`; they refer to ``data``.
+        at_depth
+            ``"spot"``: values as they would be observed, at the depth that spots of such looks (or places) have.
+            ``"typical"``: at the median depth of the spots that were fitted to, or of the measured ones here.
+        key_added
+            Name of the result in the returned object.
 
         Returns
         -------
-        numpy.ndarray
-            float32, shape (n_obs, modelled genes), not negative; rows as in ``data``, columns as in ``genes``, in
-            ``units``.
+        anndata.AnnData
+            A new object of the sites, in the order of ``data``, and the modelled genes: ``X`` and ``layers["snrmix"]`` are
+            predictions, not negative, float32, in ``units``; ``layers["snrmix_sd"]`` their uncertainty as in
+            `snrmix.tl.impute`; ``var`` has the scores of the fit, ``uns["snrmix"]`` its parameters and score table; ``obs``,
+            positions and images are those of ``data``. `snrmix.tl.interval` and the plots take it like any other result;
+            for a plain array take ``.X``. Without ``measured`` the uncertainty is that of spots held out in the sections
+            that were fitted to, and too small where another slide looks different.
 
         Raises
         ------
         KeyError, ValueError, TypeError
             When the model is not fitted, or ``data`` does not suit it.
         """
-        network = self._fitted()
+        self._fitted()
+        _checks.choice("at_depth", at_depth, ("spot", "typical"))
+        key = _checks.key_name("key_added", key_added)
         table = read_table(data, table_key, needs_genes=False)
         rows_measured = None if measured is None else read_measured(table, measured, layer)
         sites = read_sites(
@@ -181,20 +200,49 @@ class SNRMix:
             measured=rows_measured, with_images=self.encoding.use_rep is None,
         )  # fmt: skip
         if rows_measured is None:
-            features, _ = self._features(table, sites)
-            return sites.to_rows(np.maximum(network.predict(features), 0))
-        source = Source(table, sites, rows_measured[sites.order], layer, units, self.genes.tolist())
+            found = self._from_image(self._features(table, sites)[0], np.zeros(len(sites), bool), at_depth)
+        else:
+            source = Source(table, sites, rows_measured[sites.order], layer, units, self.genes.tolist())
+            found = self._from_both(source, at_depth)
+        names = ("scores", "gene_scores", "options")
+        model = {**{name: getattr(self, name) for name in names}, "input_units": self._input_units}
+        model["options"] = writable({**model["options"], "layer": layer or "X"})
+        return as_result(table, sites, self.genes, found, key, model)
+
+    def _from_image(self, features: np.ndarray, measured: np.ndarray, at_depth: str) -> Predicted:
+        """What the networks alone say, of all sites."""
+        values, errors, typical = np.maximum(self._network.predict(features), 0), self._errors, None
+        if at_depth == "typical":
+            typical = errors and errors.typical
+            if typical is None:
+                raise ValueError(NO_DEPTH)
+            values = typical.move(values)
+        if errors is None:
+            return Predicted(values, None, None, None, measured, at_depth, None)
+        calibration = errors.calibration if typical is None else typical.calibration
+        sd, depth = calibration.sd(calibration.scale(values, [])), None if typical is None else typical.depth
+        return Predicted(values, sd, quantiles_of(calibration), calibration.group, measured, at_depth, depth)
+
+    def _from_both(self, source: Source, at_depth: str) -> Predicted:
+        """What networks and measured spots say; genes that hardly any of these has are left to the networks."""
+        sites, network = source.sites, self._network
         part = read_part(source, "", "shared", sites.libraries, range(len(sites.libraries)))
         self._check_units(part.expression.input_units)
-        features, colour = self._features(table, sites)
+        features, colour = self._features(source.table, sites)
         predicted = network.predict(features)
         own = unseen(network, self._seen, sites, part.measured, features, predicted)
         section = part.section(Features(features, colour))
-        columns = np.searchsorted(self.genes, np.asarray(table.var_names[part.expression.columns], dtype=str))
-        how = {"seed": self.options["random_state"], "device": self._device()}
+        columns = np.searchsorted(self.genes, np.asarray(source.table.var_names[part.expression.columns], dtype=str))
+        how = {"seed": self.options["random_state"], "device": self._device(), "typical": at_depth == "typical"}
         how |= {name: self.options[name] for name in ("n_folds", "kriging")}
-        predicted[:, columns] = with_measured(section, own[:, columns], predicted[:, columns], **how)
-        return sites.to_rows(np.maximum(predicted, 0))
+        both = with_measured(section, own[:, columns], predicted[:, columns], **how)
+        alone = self._from_image(features, part.is_measured, at_depth)
+        values, row = alone.values.copy(), np.full(len(self.genes), -1)
+        values[:, columns], row[columns] = np.maximum(both.values, 0), both.calibration.group
+        sd = np.full_like(values, np.nan) if alone.sd is None else alone.sd
+        sd[:, columns] = both.sd
+        quantiles = quantiles_of(both.calibration)
+        return Predicted(values, sd, quantiles, row, part.is_measured, at_depth, both.typical_depth)
 
     @settled()
     def save(self, folder, *, overwrite: bool = False) -> None:
@@ -214,6 +262,7 @@ class SNRMix:
         """
         network = self._fitted()
         arrays = network.to_arrays() | self.encoding.to_arrays() | self._seen.to_arrays()
+        arrays |= self._errors.to_arrays() if self._errors is not None else {}
         record = {
             "versions": versions(),
             "genes": self.genes.tolist(),
@@ -261,6 +310,7 @@ class SNRMix:
 
     def _restore(self, arrays: dict[str, np.ndarray], record: dict) -> None:
         self._network, self._seen = NetworkFit.from_arrays(arrays), Seen.from_arrays(arrays)
+        self._errors = ImageErrors.from_arrays(arrays)
         self.encoding = Encoding.from_saved(arrays, record["encoding"])
         self.genes, self._input_units = np.array(record["genes"], dtype=str), record["input_units"]
         self.units = UNITS[self._input_units]

@@ -10,7 +10,9 @@ import numpy as np
 from snrmix._log import logger
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.sites import Sites
-from snrmix.engine.fit import Member, SectionFit, finer, stack_members
+from snrmix.engine.at_depth import tell_depths
+from snrmix.engine.conformal import Calibration
+from snrmix.engine.fit import Member, SectionFit, calibrate_members, finer, stack_members
 from snrmix.engine.folds import Fold, make_folds
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
@@ -18,6 +20,7 @@ from snrmix.engine.scores.by_library import library_means
 from snrmix.engine.scores.metrics import pearson
 from snrmix.engine.section import Section
 
+NO_DEPTH = "at_depth='typical' needs the depth of measured spots, and they are log values: fit with depth_key=."
 FOLDS = 5  # of the measured spots of another section, where the model was fitted with a single split
 
 
@@ -112,10 +115,31 @@ def unseen(
     return own
 
 
+@dataclass(frozen=True)
+class WithMeasured:
+    """Networks and kriging, stacked: out-of-fold at measured sites.
+
+    Parameters
+    ----------
+    values, sd
+        float32, each (n, genes).
+    calibration
+        Of these.
+    typical_depth
+        In counts, where values are for it.
+    """
+
+    values: np.ndarray
+    sd: np.ndarray
+    calibration: Calibration
+    typical_depth: float | None
+
+
 def with_measured(
-    section: Section, own: np.ndarray, predicted: np.ndarray, *, n_folds: int, seed: int, kriging: bool, device: str
-) -> np.ndarray:
-    """Stack networks and kriging, shape (n, genes): out-of-fold at measured sites.
+    section: Section, own: np.ndarray, predicted: np.ndarray, *, n_folds: int, seed: int, kriging: bool, device: str,
+    typical: bool = False,
+) -> WithMeasured:  # fmt: skip
+    """Stack networks and kriging.
 
     Parameters
     ----------
@@ -127,6 +151,13 @@ def with_measured(
         Of its measured spots; with one fold, as a model with a single split has it, there are `FOLDS`.
     kriging
         Whether it is part of it.
+    typical
+        Give values for the median depth of the measured spots.
+
+    Raises
+    ------
+    ValueError
+        When depths are wanted and not known.
     """
     n = len(section.measured)
     count = min(n_folds if n_folds > 1 else FOLDS, n // 2)
@@ -135,10 +166,18 @@ def with_measured(
     gap, out_of_fold = section.expression - own, np.empty_like(own)
     for fold in folds:
         out_of_fold[fold.held_out] = own[fold.held_out] + mean_gap(gap[fold.train])
-    members = {"network": Member(out_of_fold, predicted[section.unmeasured] + mean_gap(gap))}
+    members, kriged = {"network": Member(out_of_fold, predicted[section.unmeasured] + mean_gap(gap))}, None
     if kriging:
         kriged = krige_section(section, finer(folds, n), device)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
-    result = np.empty_like(predicted)
-    _, result[section.measured], result[section.unmeasured] = stack_members(section, folds, np.arange(n), members)
-    return result
+    scored = np.arange(n)
+    _, out_of_fold, stacked = stack_members(section, folds, scored, members)
+    depths = tell_depths(section, folds, kriged, members)
+    if typical and depths is None:
+        raise ValueError(NO_DEPTH)
+    depth = float(np.median(depths.known)) if typical else None
+    found = calibrate_members(section, folds, scored, out_of_fold, stacked, kriged, False, depths, depth)
+    values, sd = np.empty((2, *predicted.shape), np.float32)
+    values[section.measured], values[section.unmeasured] = found.out_of_fold, found.predicted
+    sd[section.measured], sd[section.unmeasured] = found.out_of_fold_sd, found.predicted_sd
+    return WithMeasured(values, sd, found.calibration, depth)

@@ -23,6 +23,7 @@ SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
     "leave-library-out": "other slides left out: Pearson",
     "within-library": "regions of another slide left out: Pearson",
 }
+SHOWN = ("pearson", "explained", "explained_given_depth")
 EXPRESSION_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
@@ -161,27 +162,25 @@ def _values(table: AnnData, layer: str, rows: np.ndarray, columns: np.ndarray) -
 
 
 def _heading(result: Result, column: int, library: str) -> str:
-    """The gene, and how well it is predicted in this library where that is known."""
-    words = f"{result.table.var_names[column]}:"
-    pearson, reliable, kind = _score(result, column, library)
-    if np.isfinite(pearson):
-        words += f" {SCORES[kind]} {pearson:.2f},"
-    if reliable is not None:
-        words += " reliable" if reliable else " not reliable"
-    return words.rstrip(":,")
+    """The gene, and what of it is predicted in this library where that is known."""
+    scores, kind = _scores(result, column, library)
+    words = [] if np.isnan(scores["pearson"]) else [f"{SCORES[kind]} {scores['pearson']:.2f}"]
+    if np.isfinite(scores["explained"]):
+        given = scores["explained_given_depth"]
+        beyond = f" ({max(given, 0):.0%} given depth)" if np.isfinite(given) else ""
+        words.append(f"{max(scores['explained'], 0):.0%} explained{beyond}")
+    return f"{result.table.var_names[column]}: {', '.join(words)}".rstrip(": ")
 
 
-def _score(result: Result, column: int, library: str) -> tuple[float, bool | None, str]:
-    """Pearson (NaN where unknown) and reliability (``None`` likewise) of a gene, and the kind of model they are of."""
+def _scores(result: Result, column: int, library: str) -> tuple[dict[str, float], str]:
+    """Scores of a gene by name, NaN where unknown, and the kind of model they are of."""
     record = result.record.get("libraries", {}).get(library.replace("/", "|"))
-    if record is not None:  # var has means over libraries
-        genes, name = record["genes"], result.table.var_names[column]
-        if name not in genes.index:
-            return np.nan, None, record["kind"]
-        return float(genes.at[name, "pearson"]), bool(genes.at[name, "reliable"]), record["kind"]
-    pearson = float(result.column("pearson", "")[column]) if result.has("pearson") else np.nan
-    reliable = result.flags("reliable")
-    return pearson, None if reliable is None else bool(reliable[column]), "own"
+    if record is None:  # else var has means over libraries
+        found = {name: result.column(name, "")[column] if result.has(name) else np.nan for name in SHOWN}
+        return found, "own"
+    genes, name = record["genes"], result.table.var_names[column]
+    known = name in genes.index
+    return {n: float(genes.at[name, n]) if known and n in genes else np.nan for n in SHOWN}, record["kind"]
 
 
 def _draw_row(

@@ -89,4 +89,4 @@ def _draw_explained(ax, explained: np.ndarray) -> None:
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.yaxis.get_major_locator().set_params(integer=True)
     better = np.mean(explained > 0) if len(explained) else 0.0
-    open_axes(ax, x="1 - MSE / MSE of the mean", y="genes", title=f"{better:.0%} of genes beat their mean")
+    open_axes(ax, x="explained (1 - MSE / MSE of the mean)", y="genes", title=f"{better:.0%} of genes beat their mean")

@@ -16,8 +16,8 @@ FEWEST_COMPARED = 10
 SURE = 1e-3
 
 
-def choose_depth(at_depth: str, fill: str, parts: Sequence[Part]) -> tuple[str, float | None]:
-    """``"spot"`` or ``"typical"``, and the typical depth: the median of the measured spots of all models.
+def choose_depth(at_depth: str, fill: str, parts: Sequence[Part]) -> tuple[str, list[float | None]]:
+    """``"spot"`` or ``"typical"``, and for every model the typical depth: the median of the measured spots that it sees.
 
     Raises
     ------
@@ -35,12 +35,12 @@ def choose_depth(at_depth: str, fill: str, parts: Sequence[Part]) -> tuple[str, 
     if at_depth == "auto":
         at_depth = "typical" if fill == "all" and known else "spot"
     if at_depth == "spot":
-        return "spot", None
-    own = [part for part in parts if not part.elsewhere] or parts
-    typical = float(np.median(np.concatenate([part.site_depth[part.measured] for part in own])))
+        return "spot", [None] * len(parts)
+    typical = [float(np.median(part.site_depth[part.measured])) for part in parts]
     logger.info(
-        "predictions are values as they would be observed at a depth of %.0f counts (at_depth='typical').", typical
-    )
+        "predictions are values as they would be observed at a depth of %s counts%s (at_depth='typical').",
+        ", ".join(dict.fromkeys(f"{depth:.0f}" for depth in typical)), ", by model" if len(set(typical)) > 1 else "",
+    )  # fmt: skip
     return "typical", typical
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from snrmix._memory import control_groups
 
-PATIENT = {  # threads that wait for work sleep, and do not spin: on a busy machine that took ten times the processor time
+PATIENT = {
+    # Threads that wait for work sleep, and do not spin. OpenBLAS, which NumPy and SciPy bring, spins all the same: it gets one
+    # thread. Beside other work, two of its threads took twice the processor time of one for the same run.
     "OMP_WAIT_POLICY": "passive",
     "KMP_BLOCKTIME": "0",
-    "OPENBLAS_THREAD_TIMEOUT": "4",  # the shortest
+    "OPENBLAS_NUM_THREADS": "1",
 }
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 
 
 def available_threads() -> int:
@@ -44,6 +46,8 @@ def _quota(folder: Path) -> list[int]:
 @contextmanager
 def limited_threads(n: int | None = None) -> Iterator[int]:
     """Use at most ``n`` threads (``None``: all that are available) in what is loaded already and what is loaded later.
+
+    They are those of torch; OpenBLAS gets one, see `PATIENT`.
 
     Raises
     ------
@@ -81,7 +85,8 @@ def _loaded(n: int) -> Iterator[None]:
     if "numpy" not in sys.modules:  # they will look at the environment
         yield
         return
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
-    with threadpool_limits(n):
+    loaded = ThreadpoolController()
+    with loaded.limit(limits=n), loaded.select(internal_api="openblas").limit(limits=1):
         yield

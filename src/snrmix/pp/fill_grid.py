@@ -213,7 +213,7 @@ def _find_in(sites: Sites, code: int, obs: pd.DataFrame, grid: Grid, ratio: floa
     if not sites.images:
         return positions[between(positions, own[on_tissue], BRIDGE)]
     chosen = tissue_mask(sites.images[code]).at(positions, SPOT * pitch) >= ON_TISSUE
-    if on_tissue is not None:  # pale tissue such as fat, which the image alone does not tell from glass
+    if in_tissue is not None:  # pale tissue such as fat, which the image alone does not tell from glass
         chosen |= between(positions, own[on_tissue], ADJACENT)
     return positions[chosen]
 

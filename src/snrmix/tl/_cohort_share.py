@@ -81,7 +81,7 @@ def _read(sample: Sample, arguments: dict) -> AnnData:
             f"sample {sample.name!r} has {table.obs[key].nunique()} libraries in obs[{key!r}]; to share a model, give "
             "each its own row."
         )
-    entry = entry_of(table, str(table.obs[key].iloc[0]) if key in table.obs else "")
+    entry = entry_of(table, str(table.obs[key].iloc[0]) if key in table.obs else "", is_only=True)
     table.uns["spatial"] = {sample.name: entry}
     table.obs[_MEASURED] = read_measured(table, arguments.get("measured"), arguments.get("layer"))
     return table

@@ -36,13 +36,14 @@ class HeldOutDepth:
 
     def at_spot(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Values of the layer as they would be observed at the spot, (held, genes): those at a typical depth are moved."""
-        typical = self.spots.result.record.get("typical_depth")
+        typical = self.spots.result.typical_depth()
         if typical is None:
             return values
+        typical = typical[self.spots.rows]
         rows, depth, _ = self._train
         share = pooled_share(self.spots.expression.values[rows][:, genes], depth)
-        moments = tabulate_moments(np.concatenate([depth, self.assumed, [typical]]))
-        return move_depth(values, moments, share, np.full(len(values), float(typical)), self.assumed).astype(np.float64)
+        moments = tabulate_moments(np.concatenate([depth, self.assumed, typical]))
+        return move_depth(values, moments, share, typical, self.assumed).astype(np.float64)
 
     def alone(self, genes: np.ndarray) -> GivenDepth | None:
         """Genes of constant share at the depths of the spots, and at those assumed; ``None`` where depths are unknown."""

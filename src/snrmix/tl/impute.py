@@ -210,8 +210,8 @@ def impute(
     ``obs["snrmix_model"]``
         With several models, the one that predicts a spot: its library, ``"shared"``, or ``"other slides"``.
     ``uns["snrmix"]``
-        Parameters, seed, versions, units, image scale, training history and a table of scores of method and baselines;
-        for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
+        Parameters, seed, versions, units, images and their scale, training history and a table of scores of method and
+        baselines; for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
         libraries with measured spots, and a gene is reliable when it is so in every one of them.
     ``obsm["snrmix_errors"]``, ``varm["snrmix_errors"]``
         How errors go together, for `snrmix.tl.draws`.
@@ -252,7 +252,9 @@ def impute(
     doubt(source)
     at_depth, typical = choose_depth(at_depth, fill, parts)
     warn_of_other_depths(source, parts, depth_key)
-    settings = [replace(part.settings(options), typical_depth=typical) for part in parts]
+    settings = [
+        replace(part.settings(options), typical_depth=depth) for part, depth in zip(parts, typical, strict=True)
+    ]
     features = read_features(source, options, run_of(source, options, parts))
     models = fit_models(parts, settings, features)
     parameters = {

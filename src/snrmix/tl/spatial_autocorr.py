@@ -8,6 +8,7 @@ import pandas as pd
 from snrmix._checks import choice, flag, key_name
 from snrmix._globals import settled
 from snrmix._names import closest, listing
+from snrmix.data.flags import read_flags
 from snrmix.data.results import Result
 from snrmix.tl.pool import as_table, pool_result
 
@@ -111,7 +112,8 @@ def _tested_genes(result: Result, genes) -> list[str]:
     table = result.table
     inside = ~np.isnan(result.layer[0])
     if genes is None:
-        chosen = inside & table.var["highly_variable"].to_numpy(bool) if "highly_variable" in table.var else inside
+        marks = table.var.get("highly_variable")
+        chosen = inside if marks is None else inside & read_flags(marks, "var['highly_variable']").yes
         return list(table.var_names[chosen])
     genes = [genes] if isinstance(genes, str) else list(genes)
     for name in genes:

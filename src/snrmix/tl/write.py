@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ Model = tuple[Part, SectionFit]
 
 def write(
     table: AnnData, source: Source, features: Features, models: list[Model], fill: str, key: str, parameters: dict,
-    typical: float | None = None,
+    typical: Sequence[float | None] = (None,),
 ) -> None:  # fmt: skip
     """Write results and provenance; everything is computed before the first assignment."""
     layers = full_layers(table.shape, models, fill)
@@ -37,7 +38,7 @@ def write(
         "input_units": units,
         "fill": fill,
         "at_depth": parameters["at_depth"],
-        **({"typical_depth": typical} if typical is not None else {}),
+        **({"typical_depth": np.array(typical) if several else typical[0]} if typical[0] is not None else {}),
         "image": image_record(source, features),
         "history": stacked_history(models),
         "scores": overall(models)[1],

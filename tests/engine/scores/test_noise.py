@@ -134,7 +134,7 @@ def test_noise_does_not_depend_on_the_order_of_spots(square):
     place = np.argsort(order)
     one = sampling_noise(depth, neighbours, np.arange(400)).of(expression)
     other = sampling_noise(depth[order], place[neighbours[order]], place).of(expression[order])
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)  # single precision, summed in another order
 
 
 def test_explainable_variance_is_nan_where_it_drowns_in_its_error():

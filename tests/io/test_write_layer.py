@@ -13,6 +13,7 @@ import zarr
 from spatialdata._io.format import SpatialDataContainerFormatV01, SpatialDataContainerFormatV02
 
 import snrmix
+from snrmix.io.write_layer import _remove_consolidated
 
 SDATA_FORMATS = {2: SpatialDataContainerFormatV01, 3: SpatialDataContainerFormatV02}
 KINDS = [("sdata", 3), ("sdata", 2), ("adata", 3), ("adata", 2)]
@@ -269,7 +270,7 @@ def test_killed_at_any_step_leaves_a_store_that_reads(kind, zarr_format, overwri
     for killed in sorted(tmp_path.glob(f"killed/*/{kind}.zarr")):
         for look_at_folders in (False, True):
             if look_at_folders and is_consolidated(killed):
-                snrmix.io._remove_consolidated(killed)
+                _remove_consolidated(killed)
             after = read(killed)
             assert_as_before(before, after)
             there = {name for name in after.layers.keys() if name is not None} - {"truth"}

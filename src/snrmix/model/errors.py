@@ -1,0 +1,131 @@
+"""How wrong the networks are by themselves, and which depth their predictions assume: kept with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+
+from snrmix._log import logger
+from snrmix.engine.at_depth import at_depth, tell_depths
+from snrmix.engine.conformal import Calibration, calibrate
+from snrmix.engine.depth import DepthReader, fit_depth_reader, move_depth, pooled_share, tabulate_moments
+from snrmix.engine.fit import Member, SectionFit
+from snrmix.engine.folds import Fold
+from snrmix.engine.section import Section
+
+
+@dataclass(frozen=True)
+class TypicalDepth:
+    """What moves predictions to a typical depth.
+
+    Parameters
+    ----------
+    calibration
+        Of residuals at that depth.
+    reader
+        The depth that a prediction assumes.
+    share
+        Shape (genes,): share of all counts.
+    depth
+        The typical depth, in counts.
+    """
+
+    calibration: Calibration
+    reader: DepthReader
+    share: np.ndarray
+    depth: float
+
+    def move(self, predicted: np.ndarray) -> np.ndarray:
+        """Predictions at the typical depth, float32, shape (n, genes)."""
+        assumed = self.reader.read(predicted)
+        moments = tabulate_moments(np.append(assumed, self.depth))
+        return move_depth(predicted, moments, self.share, assumed, np.full(len(assumed), self.depth))
+
+
+@dataclass(frozen=True)
+class ImageErrors:
+    """Errors of the networks alone at spots that were held out.
+
+    Parameters
+    ----------
+    calibration
+        Of values as observed at the spot.
+    typical
+        The same at a typical depth; ``None`` where depths were not known.
+    """
+
+    calibration: Calibration
+    typical: TypicalDepth | None = None
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays by name."""
+        arrays = _calibration_arrays("errors", self.calibration)
+        if self.typical is not None:
+            arrays |= _calibration_arrays("typical", self.typical.calibration)
+            arrays["typical.reader"] = np.append(self.typical.reader.coefficients, self.typical.reader.intercept)
+            arrays["typical.share"] = np.append(self.typical.share, self.typical.depth)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ImageErrors | None:
+        """What `to_arrays` gave; ``None`` for a model of an earlier version, which kept none."""
+        if "errors.group" not in arrays:
+            return None
+        typical = None
+        if "typical.reader" in arrays:
+            reader, share = arrays["typical.reader"], arrays["typical.share"]
+            typical = TypicalDepth(
+                _calibration_of(arrays, "typical"),
+                DepthReader(reader[:-1], float(reader[-1])),
+                share[:-1],
+                float(share[-1]),
+            )
+        return cls(_calibration_of(arrays, "errors"), typical)
+
+
+def _calibration_arrays(prefix: str, calibration: Calibration) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{field.name}": getattr(calibration, field.name) for field in fields(Calibration)}
+
+
+def _calibration_of(arrays: Mapping[str, np.ndarray], prefix: str) -> Calibration:
+    return Calibration(*(arrays[f"{prefix}.{field.name}"] for field in fields(Calibration)))
+
+
+def fit_image_errors(section: Section, folds: list[Fold], fit: SectionFit) -> ImageErrors:
+    """Calibrate the networks' out-of-fold values; nothing near in space is assumed where they are used."""
+    out_of_fold, scored = np.maximum(fit.network.out_of_fold, 0), fit.scored
+    calibration = calibrate(section.expression[scored], out_of_fold[scored], [])
+    if section.site_depth is None:
+        return ImageErrors(calibration)
+    alone = replace(section, site_depth=section.site_depth[section.measured])
+    alone = replace(alone, measured=np.arange(len(section.measured)), library=section.library[section.measured])
+    nothing = np.zeros((0, section.expression.shape[1]), np.float32)
+    first = [fold for fold in folds if fold.repeat == 0]
+    depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)})
+    known, share = depths.known, pooled_share(section.expression, depths.known)
+    typical = float(np.median(known))
+    moved = at_depth(alone, depths, typical, scored, out_of_fold, nothing, [], [])
+    scale = calibration_at(moved.calibration, moved.out_of_fold_sd[scored], moved.out_of_fold[scored])
+    reader = fit_depth_reader(out_of_fold[scored], known[scored])
+    return ImageErrors(calibration, TypicalDepth(scale, reader, share, typical))
+
+
+def calibration_at(calibration: Calibration, sd: np.ndarray, values: np.ndarray) -> Calibration:
+    """The calibration with the factor of one depth, the same for all spots, put into the scale of each gene."""
+    without = calibration.sd(calibration.scale(values, []))
+    factor = np.median(sd / np.maximum(without, 1e-12), axis=0)
+    return replace(calibration, gene_scale=calibration.gene_scale * factor)
+
+
+def say_how_good(scores: pd.DataFrame, genes: pd.DataFrame, n_spots: int) -> None:
+    """Log what a fit came to: scores per method and per gene, see `snrmix.SNRMix`."""
+    ratio = scores["mse_ratio"]
+    logger.info(
+        "fitted %d genes. On %d spots that were held out, MSE is %.3f of the mean's from the image alone (Pearson per gene %.2f "
+        "in the median) and %.3f with measured neighbours (%.2f); %d genes are reliable.",
+        len(genes), n_spots, ratio["network"], genes["pearson_network"].median(), ratio["snrmix"],
+        genes["pearson"].median(), genes["reliable"].sum(),
+    )  # fmt: skip
