@@ -54,7 +54,7 @@ def main() -> None:
     caption = (
         "Statistics on a section of which half is hidden: means over seeds. Hits at 5 % after correction for the false "
         f"discovery rate (Benjamini and Hochberg) of {PERMUTED} permuted and {options.genes - PERMUTED} real genes; "
-        "variance and correlation at hidden spots, medians over real genes and their pairs; adjusted Rand index with the "
+        "variance and correlation at hidden spots, medians over genes and over pairs of real genes; adjusted Rand index with the "
         f"{CLUSTERS} clusters of the full data (k-means on 15 principal components)."
     )
     note = (
@@ -159,7 +159,7 @@ def spread_rows(full, results, measured, noise) -> list[dict]:
             correlation[column] = float(np.nanmedian(np.abs(np.corrcoef(one[~measured][:, ~noise].T)[pairs])))
     return [
         {"quantity": "variance at hidden spots / at measured", "measured half": 1.0, **variance, "target": ".8-1.25"},
-        {"quantity": "|correlation| between genes", **correlation, "target": "that of the full data"},
+        {"quantity": "absolute correlation of genes", **correlation, "target": "that of the full data"},
     ]
 
 

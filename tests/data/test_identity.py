@@ -295,6 +295,36 @@ def test_pieces_on_one_slide_are_one_and_are_named(caplog):
     assert "obs['sample'] are slides of their own, pass library_key='sample'" in caplog.text
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize(
+    "positions", [grid(40), hexagons(40), ONE["an uneven array"]], ids=["bins", "hexagons", "uneven"]
+)
+def test_pieces_of_one_array_put_together_are_one(positions, share):
+    part = np.random.default_rng(0).random(len(positions)) < share
+    names = [f"{i}-{int(one)}" for i, one in enumerate(part)]
+    assert find_sign(pd.DataFrame({"batch": pd.Categorical(part.astype(int))}, index=names), positions) is None
+
+
+def test_a_line_for_any_ending_of_the_names():
+    positions = np.concatenate([hexagons(12), hexagons(12)])
+    obs = pd.DataFrame(index=[f"spot{i:03d}-{s}" for s in ("left", "right") for i in range(144)])
+    with pytest.raises(ValueError, match="adata.obs") as error:
+        check_slides(np.repeat("library", 288), obs, positions, None)
+    line = str(error.value).partition("adata.obs['slide'] = ")[2].partition(", then")[0]
+    adata = ad.AnnData(np.ones((288, 1)), obs=obs)
+    adata.obs["slide"] = eval(line, {"adata": adata})
+    assert adata.obs["slide"].tolist() == ["left"] * 144 + ["right"] * 144
+
+
+def test_numbers_of_slides_may_be_floats():
+    positions = np.concatenate([hexagons(12), hexagons(12)])
+    obs = pd.DataFrame(
+        {"total": RNG.random(288), "slide": [1.0] * 144 + [2.0] * 144}, index=[str(i) for i in range(288)]
+    )
+    with pytest.raises(ValueError, match="library_key='slide'"):
+        check_slides(np.repeat("library", 288), obs, positions, None)
+
+
 def test_added_sites_are_no_second_slide(tissue):
     dense = snrmix.pp.fill_grid(tissue, 2)
     denser = snrmix.pp.fill_grid(dense, 2)

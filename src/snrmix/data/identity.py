@@ -98,7 +98,7 @@ def candidates(obs: pd.DataFrame, most: int = MOST_SLIDES) -> list[str]:
     found = []
     for name in obs.columns:
         column = obs[name]
-        if isinstance(column, pd.DataFrame) or column.dtype.kind == "f":
+        if isinstance(column, pd.DataFrame) or (column.dtype.kind == "f" and (column.dropna() % 1 != 0).any()):
             continue
         counts = column.value_counts()
         counts = counts[counts > 0]
@@ -126,7 +126,8 @@ def check_slides(
     key
         The column that tells libraries apart, if any.
     has_images
-        Without, slides that lie side by side are warned of: nothing else would notice.
+        Whether the object, or the call, has any. Without, slides that lie side by side are warned of: nothing else would
+        notice.
 
     Raises
     ------
@@ -155,14 +156,18 @@ def find_sign(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
         if sign is not None:
             return sign
     for name in candidates(obs):
-        if is_slide_name(name) and mixes(pd.factorize(obs[name])[0], positions):
-            return f"spots of different obs[{name!r}] lie among each other"
+        if is_slide_name(name) and _lie_mixed(obs[name], positions):
+            return f"spots of different obs[{name!r}] lie among each other (where it means something else, rename it)"
     endings = split_names(obs.index)
-    if endings is not None:
-        groups = pd.factorize(endings)[0]
-        if mixes(groups, positions) and lie_between(groups, positions):
-            return f"spots whose names differ by {listing(pd.unique(endings), 3)} lie among each other"
+    if endings is not None and _lie_mixed(endings, positions):
+        return f"spots whose names differ by {listing(pd.unique(endings), 3)} lie among each other"
     return None
+
+
+def _lie_mixed(groups, positions: np.ndarray) -> bool:
+    """Whether groups lie among each other, and nearer than the spots of one array, which may have groups without order."""
+    codes = pd.factorize(groups)[0]
+    return mixes(codes, positions) and lie_between(codes, positions)
 
 
 def _refusal(library: str, key: str | None, sign: str, obs: pd.DataFrame, positions: np.ndarray) -> str:
@@ -199,8 +204,8 @@ def _line_of_names(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
 
 PARTS_OF_NAMES = {
     "str.replace('[ACGT]{12,}', '', regex=True)": lambda names: names.replace("[ACGT]{12,}", "", regex=True),
-    "str.extract('([^-_.]*)$')[0]": lambda names: names.extract("([^-_.]*)$", expand=False),
-    "str.extract('^([^-_.]*)')[0]": lambda names: names.extract("^([^-_.]*)", expand=False),
+    "str.extract('([^-_.]*)$', expand=False)": lambda names: names.extract("([^-_.]*)$", expand=False),
+    "str.extract('^([^-_.]*)', expand=False)": lambda names: names.extract("^([^-_.]*)", expand=False),
 }
 
 

@@ -19,7 +19,7 @@ from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
 from snrmix.data.stored import entry_of, stored_sections
-from snrmix.data.table import read_table
+from snrmix.data.table import has_image, read_table
 from snrmix.images.source import SectionImage
 
 SAME_SIZE = 1.2  # of patches: a model of several libraries stands that much
@@ -190,7 +190,8 @@ def locate_sites(
 
         source, (positions, find_image, um_of) = "spatialdata", read_spatialdata(data, table, labels, image_key)
     placed = _placed(positions, table, measured)
-    check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=with_images)
+    has_images = with_images or has_image(data, table)
+    check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=has_images)
     libraries = tuple(np.unique(labels[placed]).tolist())
     um_of = {**um_of, **given_um(um_per_px, libraries)}
     given = given_images(image, libraries, *stored_images(data, table, libraries)) if image is not None else {}
