@@ -8,10 +8,12 @@ import numpy as np
 
 from snrmix.engine.conformal import Calibration, calibrate
 from snrmix.engine.depth import (
+    Move,
     constant_share,
     fit_depth_reader,
-    move_depth,
+    mean_expected,
     pooled_share,
+    share_carried,
     tabulate_moments,
 )  # fmt: skip
 from snrmix.engine.folds import Fold
@@ -31,12 +33,15 @@ class SiteDepths:
         never was.
     predicted, elsewhere
         Shape (unmeasured,): as predicted, and as known from elsewhere, NaN where it is not.
+    carried
+        See `snrmix.engine.depth.share_carried`.
     """
 
     known: np.ndarray
     out_of_fold: np.ndarray
     predicted: np.ndarray
     elsewhere: np.ndarray
+    carried: float = 1.0
 
     @property
     def assumed(self) -> np.ndarray:
@@ -50,7 +55,9 @@ class SiteDepths:
         return float(np.sqrt(np.nanmean(missed**2)))
 
 
-def tell_depths(section: Section, folds: list[Fold], kriged, members: dict) -> SiteDepths | None:
+def tell_depths(
+    section: Section, folds: list[Fold], kriged, members: dict, out_of_fold: np.ndarray
+) -> SiteDepths | None:
     """Depths as the same data predict them: kriged, or without kriging read from what the networks predict.
 
     Parameters
@@ -61,6 +68,8 @@ def tell_depths(section: Section, folds: list[Fold], kriged, members: dict) -> S
         A `snrmix.engine.kriging.krige.SectionKriging`, or ``None``.
     members
         Predictors of the stack by name, see `snrmix.engine.fit.Member`.
+    out_of_fold
+        Stacked, shape (measured, genes).
 
     Returns
     -------
@@ -70,18 +79,26 @@ def tell_depths(section: Section, folds: list[Fold], kriged, members: dict) -> S
     if section.site_depth is None:
         return None
     known, elsewhere = section.site_depth[section.measured], section.site_depth[section.unmeasured]
-    if kriged is not None:
-        return SiteDepths(known, kriged.out_of_fold_depth, kriged.predicted_depth, elsewhere)
-    member = members["network"]
     scored = np.sort(np.concatenate([fold.held_out for fold in folds]))
+    if kriged is not None:
+        predicted = kriged.out_of_fold_depth, kriged.predicted_depth
+    else:
+        predicted = _read_depths(members["network"], known, folds, scored)
+    moments = tabulate_moments(np.append(known, predicted[0][scored]))
+    share = pooled_share(section.expression, known)
+    carried = share_carried(out_of_fold[scored], moments, share, predicted[0][scored])
+    return SiteDepths(known, *predicted, elsewhere, carried)
+
+
+def _read_depths(member, known: np.ndarray, folds: list[Fold], scored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depths of measured spots, out-of-fold, and of unmeasured ones from a member's predictions."""
     parts = [fold.held_out for fold in folds] if len(folds) > 1 else [scored[::2], scored[1::2]]
     out_of_fold = np.full(len(known), np.nan)
     for part in parts:
         rest = np.setdiff1d(scored, part)
         reader = fit_depth_reader(member.out_of_fold[rest], known[rest])
         out_of_fold[part] = reader.read(member.out_of_fold[part])
-    reader = fit_depth_reader(member.out_of_fold[scored], known[scored])
-    return SiteDepths(known, out_of_fold, reader.read(member.predicted), elsewhere)
+    return out_of_fold, fit_depth_reader(member.out_of_fold[scored], known[scored]).read(member.predicted)
 
 
 @dataclass(frozen=True)
@@ -92,21 +109,30 @@ class GivenDepth:
     ----------
     known, predicted
         At the depth that the spot has, and at that which is predicted for it.
+    carried
+        The latter, as far as predictions carry it: what is predicted of a gene of constant share.
     """
 
     known: np.ndarray
     predicted: np.ndarray
+    carried: np.ndarray
 
 
-def given_depth(section: Section, fine: list[Fold], depths: SiteDepths | None) -> GivenDepth | None:
-    """What depth alone says of every measured spot; ``None`` where depths are not known."""
+def given_depth(section: Section, fine: list[Fold], means: np.ndarray, depths: SiteDepths | None) -> GivenDepth | None:
+    """What depth alone says of every measured spot; ``None`` where depths are not known.
+
+    Parameters
+    ----------
+    means
+        Of the training spots of each spot, (measured, genes).
+    """
     if depths is None:
         return None
     library = section.library[section.measured]
-    values = [
+    known, predicted = (
         constant_share(section.expression, depths.known, library, fine, at) for at in (depths.known, depths.out_of_fold)
-    ]
-    return GivenDepth(*values)
+    )
+    return GivenDepth(known, predicted, means + np.float32(depths.carried) * (predicted - means))
 
 
 @dataclass(frozen=True)
@@ -154,7 +180,8 @@ def at_depth(
     every = np.concatenate([depths.known, depths.out_of_fold, depths.assumed, [typical or depths.known[0]]])
     moments, share = tabulate_moments(every[np.isfinite(every)]), pooled_share(section.expression, depths.known)
     before, own = depths.out_of_fold[scored], depths.known[scored]
-    observed, found = section.expression[scored], move_depth(out_of_fold[scored], moments, share, before, own)
+    move = Move(moments, share, mean_expected(moments, share, depths.known), depths.carried)
+    observed, found = section.expression[scored], move(out_of_fold[scored], before, own)
     noise = moments.variance(share, own)
     excess = np.maximum(np.mean((observed - found) ** 2 - noise, axis=0), SMALLEST_VARIANCE)
     calibration = calibrate(observed, found, context, np.sqrt(noise + excess))
@@ -170,10 +197,10 @@ def at_depth(
     after = own if typical is None else np.full(len(own), typical)
     wanted = depths.assumed if typical is None else np.full(len(predicted), typical)
     moved, moved_sd = np.full((2, *out_of_fold.shape), np.nan, np.float32)
-    moved[scored] = move_depth(out_of_fold[scored], moments, share, before, after)
+    moved[scored] = move(out_of_fold[scored], before, after)
     moved_sd[scored] = sd(moved[scored], context, after, np.zeros(len(after), bool))
-    predicted = move_depth(predicted, moments, share, depths.predicted, wanted)
     guessed = np.isnan(depths.elsewhere) if typical is None else np.zeros(len(predicted), bool)
+    predicted = np.where(guessed[:, None], predicted, move(predicted, depths.predicted, wanted))
     found_sd = moved_sd[scored] if typical is None else sd(found, context, own, np.zeros(len(own), bool))
     predicted_sd = sd(predicted, context_unmeasured, wanted, guessed)
     return AtDepth(calibration, moved, moved_sd, predicted, predicted_sd, found, found_sd)

@@ -123,7 +123,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members)
+    depths = tell_depths(section, first, kriged, members, out_of_fold)
     result = calibrate_members(
         section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
     )
@@ -138,7 +138,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     del kriged, members  # large, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
-    alone = given_depth(section, fine, depths)
+    alone = given_depth(section, fine, references["mean"], depths)
     methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
     centres = fitted_means(section, first, fine, list(methods), references["mean"])
     by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)

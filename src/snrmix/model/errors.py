@@ -11,7 +11,7 @@ import pandas as pd
 from snrmix._log import logger
 from snrmix.engine.at_depth import at_depth, tell_depths
 from snrmix.engine.conformal import Calibration, calibrate
-from snrmix.engine.depth import DepthReader, fit_depth_reader, move_depth, pooled_share, tabulate_moments
+from snrmix.engine.depth import DepthReader, Move, fit_depth_reader, mean_expected, pooled_share, tabulate_moments
 from snrmix.engine.fit import Member, SectionFit
 from snrmix.engine.folds import Fold
 from snrmix.engine.section import Section
@@ -29,6 +29,8 @@ class TypicalDepth:
         The depth that a prediction assumes.
     share
         Shape (genes,): share of all counts.
+    level, carried
+        See `snrmix.engine.depth.Move`.
     depth
         The typical depth, in counts.
     """
@@ -36,13 +38,16 @@ class TypicalDepth:
     calibration: Calibration
     reader: DepthReader
     share: np.ndarray
+    level: np.ndarray
+    carried: float
     depth: float
 
     def move(self, predicted: np.ndarray) -> np.ndarray:
         """Predictions at the typical depth, float32, shape (n, genes)."""
         assumed = self.reader.read(predicted)
         moments = tabulate_moments(np.append(assumed, self.depth))
-        return move_depth(predicted, moments, self.share, assumed, np.full(len(assumed), self.depth))
+        move = Move(moments, self.share, self.level, self.carried)
+        return move(predicted, assumed, np.full(len(assumed), self.depth))
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class ImageErrors:
         if self.typical is not None:
             arrays |= _calibration_arrays("typical", self.typical.calibration)
             arrays["typical.reader"] = np.append(self.typical.reader.coefficients, self.typical.reader.intercept)
-            arrays["typical.share"] = np.append(self.typical.share, self.typical.depth)
+            arrays["typical.share"], arrays["typical.level"] = self.typical.share, self.typical.level
+            arrays["typical.depth"] = np.array([self.typical.carried, self.typical.depth])
         return arrays
 
     @classmethod
@@ -76,13 +82,10 @@ class ImageErrors:
             return None
         typical = None
         if "typical.reader" in arrays:
-            reader, share = arrays["typical.reader"], arrays["typical.share"]
-            typical = TypicalDepth(
-                _calibration_of(arrays, "typical"),
-                DepthReader(reader[:-1], float(reader[-1])),
-                share[:-1],
-                float(share[-1]),
-            )
+            reader, depth = arrays["typical.reader"], arrays["typical.depth"].tolist()
+            genes = arrays["typical.share"], arrays["typical.level"]
+            reader = DepthReader(reader[:-1], float(reader[-1]))
+            typical = TypicalDepth(_calibration_of(arrays, "typical"), reader, *genes, *depth)
         return cls(_calibration_of(arrays, "errors"), typical)
 
 
@@ -104,13 +107,14 @@ def fit_image_errors(section: Section, folds: list[Fold], fit: SectionFit) -> Im
     alone = replace(alone, measured=np.arange(len(section.measured)), library=section.library[section.measured])
     nothing = np.zeros((0, section.expression.shape[1]), np.float32)
     first = [fold for fold in folds if fold.repeat == 0]
-    depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)})
+    depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)}, out_of_fold)
     known, share = depths.known, pooled_share(section.expression, depths.known)
     typical = float(np.median(known))
     moved = at_depth(alone, depths, typical, scored, out_of_fold, nothing, [], [])
     scale = calibration_at(moved.calibration, moved.out_of_fold_sd[scored], moved.out_of_fold[scored])
     reader = fit_depth_reader(out_of_fold[scored], known[scored])
-    return ImageErrors(calibration, TypicalDepth(scale, reader, share, typical))
+    level = mean_expected(tabulate_moments(known), share, known)
+    return ImageErrors(calibration, TypicalDepth(scale, reader, share, level, depths.carried, typical))
 
 
 def calibration_at(calibration: Calibration, sd: np.ndarray, values: np.ndarray) -> Calibration:

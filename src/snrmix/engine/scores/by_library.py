@@ -103,7 +103,7 @@ def score_libraries(
 
 def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: np.ndarray, fold: np.ndarray, seed: int):
     rng, spots = np.random.default_rng(seed), section.measured[rows]
-    known, predicted = (None, None) if alone is None else (alone.known[rows], alone.predicted[rows])
+    known, predicted = (None, None) if alone is None else (alone.known[rows], alone.carried[rows])
     group = compact_groups(section.positions[spots], section.library[spots], rng)
     part = fold[rows] if np.ptp(fold[rows]) else group % 2  # a library that was held out as a whole
     values = (section.expression, methods["snrmix"], methods["mean"])
@@ -133,7 +133,7 @@ def scores_given_depth(
     """
     found = np.full((2, observed.shape[1]), np.nan)
     for some in gene_slices(len(rows), observed.shape[1]) if alone is not None else ():
-        rest, pattern = observed[rows, some] - alone.known[rows, some], ours[rows, some] - alone.predicted[rows, some]
+        rest, pattern = observed[rows, some] - alone.known[rows, some], ours[rows, some] - alone.carried[rows, some]
         scores = gene_scores(rest, pattern, np.zeros((1, rest.shape[1]), np.float32))
         found[:, some] = scores["pearson"], scores["explained"]
     return pd.DataFrame(dict(zip(("pearson_given_depth", "explained_given_depth"), found, strict=True)))
