@@ -28,7 +28,7 @@ IN_WORDS = {
     "tenth": "10 % of the spots measured, at random",
     "block": "five of sixteen compact blocks hidden",
 }
-METHODS = ("mean", "spatial kNN", "graph smoothing", "ridge", "kriging", "network", "snrmix")
+METHODS = ("mean", "depth", "spatial kNN", "graph smoothing", "ridge", "kriging", "network", "snrmix")
 VALIDATION = 0.4  # of the measured half: 30 % to train on, 20 % for early stopping
 
 
