@@ -12,7 +12,8 @@ from snrmix._log import logger
 from snrmix.engine.at_depth import at_depth, tell_depths
 from snrmix.engine.conformal import Calibration, calibrate
 from snrmix.engine.depth import DepthReader, Move, fit_depth_reader, mean_expected, pooled_share, tabulate_moments
-from snrmix.engine.fit import Member, SectionFit
+from snrmix.engine.errors import Errors
+from snrmix.engine.fit import Member, SectionFit, held_out_together, section_errors
 from snrmix.engine.folds import Fold
 from snrmix.engine.section import Section
 
@@ -25,6 +26,8 @@ class TypicalDepth:
     ----------
     calibration
         Of residuals at that depth.
+    joint
+        How these go together.
     reader
         The depth that a prediction assumes.
     share
@@ -36,6 +39,7 @@ class TypicalDepth:
     """
 
     calibration: Calibration
+    joint: Errors
     reader: DepthReader
     share: np.ndarray
     level: np.ndarray
@@ -58,18 +62,21 @@ class ImageErrors:
     ----------
     calibration
         Of values as observed at the spot.
+    joint
+        How their errors go together.
     typical
         The same at a typical depth; ``None`` where depths were not known.
     """
 
     calibration: Calibration
+    joint: Errors
     typical: TypicalDepth | None = None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Its arrays by name."""
-        arrays = _calibration_arrays("errors", self.calibration)
+        arrays = _arrays_of("errors", self.calibration) | _arrays_of("errors.joint", self.joint)
         if self.typical is not None:
-            arrays |= _calibration_arrays("typical", self.typical.calibration)
+            arrays |= _arrays_of("typical", self.typical.calibration) | _arrays_of("typical.joint", self.typical.joint)
             arrays["typical.reader"] = np.append(self.typical.reader.coefficients, self.typical.reader.intercept)
             arrays["typical.share"], arrays["typical.level"] = self.typical.share, self.typical.level
             arrays["typical.depth"] = np.array([self.typical.carried, self.typical.depth])
@@ -85,28 +92,32 @@ class ImageErrors:
             reader, depth = arrays["typical.reader"], arrays["typical.depth"].tolist()
             genes = arrays["typical.share"], arrays["typical.level"]
             reader = DepthReader(reader[:-1], float(reader[-1]))
-            typical = TypicalDepth(_calibration_of(arrays, "typical"), reader, *genes, *depth)
-        return cls(_calibration_of(arrays, "errors"), typical)
+            typical = TypicalDepth(*_both_of(arrays, "typical"), reader, *genes, *depth)
+        return cls(*_both_of(arrays, "errors"), typical)
 
 
-def _calibration_arrays(prefix: str, calibration: Calibration) -> dict[str, np.ndarray]:
-    return {f"{prefix}.{field.name}": getattr(calibration, field.name) for field in fields(Calibration)}
+def _arrays_of(prefix: str, found: Calibration | Errors) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{field.name}": getattr(found, field.name) for field in fields(found)}
 
 
-def _calibration_of(arrays: Mapping[str, np.ndarray], prefix: str) -> Calibration:
-    return Calibration(*(arrays[f"{prefix}.{field.name}"] for field in fields(Calibration)))
+def _both_of(arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[Calibration, Errors]:
+    kinds = (Calibration, prefix), (Errors, f"{prefix}.joint")
+    return tuple(kind(*(arrays[f"{name}.{field.name}"] for field in fields(kind))) for kind, name in kinds)
 
 
 def fit_image_errors(section: Section, folds: list[Fold], fit: SectionFit) -> ImageErrors:
     """Calibrate the networks' out-of-fold values; nothing near in space is assumed where they are used."""
+    first = [fold for fold in folds if fold.repeat == 0]
+    together = held_out_together(first, len(section.measured))
     out_of_fold, scored = np.maximum(fit.network.out_of_fold, 0), fit.scored
     calibration = calibrate(section.expression[scored], out_of_fold[scored], [])
+    seen = out_of_fold[scored], calibration.sd(calibration.scale(out_of_fold[scored], []))
+    joint = section_errors(section, *seen, calibration, together, scored)
     if section.site_depth is None:
-        return ImageErrors(calibration)
+        return ImageErrors(calibration, joint)
     alone = replace(section, site_depth=section.site_depth[section.measured])
     alone = replace(alone, measured=np.arange(len(section.measured)), library=section.library[section.measured])
     nothing = np.zeros((0, section.expression.shape[1]), np.float32)
-    first = [fold for fold in folds if fold.repeat == 0]
     depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)}, out_of_fold)
     known, share = depths.known, pooled_share(section.expression, depths.known)
     typical = float(np.median(known))
@@ -114,7 +125,8 @@ def fit_image_errors(section: Section, folds: list[Fold], fit: SectionFit) -> Im
     scale = calibration_at(moved.calibration, moved.out_of_fold_sd[scored], moved.out_of_fold[scored])
     reader = fit_depth_reader(out_of_fold[scored], known[scored])
     level = mean_expected(tabulate_moments(known), share, known)
-    return ImageErrors(calibration, TypicalDepth(scale, reader, share, level, depths.carried, typical))
+    there = section_errors(section, moved.seen, moved.seen_sd, moved.calibration, together, scored)
+    return ImageErrors(calibration, joint, TypicalDepth(scale, there, reader, share, level, depths.carried, typical))
 
 
 def calibration_at(calibration: Calibration, sd: np.ndarray, values: np.ndarray) -> Calibration:
