@@ -18,6 +18,7 @@ from sections import SECTIONS, add_options, load, machine, write_table
 from simulations import counted, field, grid, rates, section, with_constant_share
 
 import snrmix
+from snrmix._log import logger
 from snrmix.engine.depth import constant_share_at
 from snrmix.engine.folds import held_out_distance, make_folds
 from snrmix.engine.neighbours import distance_to_measured
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=10, help="number of simulated sections of a kind")
     parser.set_defaults(genes=400)
     options = parser.parse_args()
+    logger.setLevel("ERROR")  # warnings are right here, and many
     stored = options.out / "claims.csv"
     known = pd.read_csv(stored, dtype=str, keep_default_na=False) if stored.exists() else pd.DataFrame(columns=["part"])
     for part in options.parts:

@@ -63,7 +63,7 @@ def test_names_uncertainty_and_scores(section, fitted, predicted, known):
 
 @pytest.mark.parametrize("known", [None, "measured"])
 def test_intervals_hold_what_is_observed(section, fitted, predicted, known):
-        low, high = snrmix.tl.interval(predicted[known], level=0.9)
+    low, high = snrmix.tl.interval(predicted[known], level=0.9)
     hidden, seen = ~section.obs["measured"].to_numpy(), observed(section, fitted.genes)
     assert 0.85 < ((seen >= low) & (seen <= high))[hidden].mean() < 0.95
 
