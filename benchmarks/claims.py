@@ -1,6 +1,6 @@
 """Whether what a result says of itself holds: every claim against known truth, with its target.
 
-Real sections have genes of constant share and genes of noise put in, see `simulations.with_constant_share`; the rest is
+Real sections have genes of constant share and genes of noise put in, see `simulations.with_known_genes`; the rest is
 simulated. `claims_statistics.py` is the same for tests, variances and clusters on draws.
 
 python benchmarks/claims.py                          # all parts; minutes for simulations, longer for the sections
@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pandas as pd
 from sections import SECTIONS, add_options, load, machine, write_table
-from simulations import counted, field, grid, rates, section, with_constant_share
+from simulations import counted, field, grid, rates, section, with_known_genes
 
 import snrmix
 from snrmix._log import logger
@@ -25,7 +25,7 @@ from snrmix.engine.neighbours import distance_to_measured
 from snrmix.engine.scores.metrics import pearson
 
 QUICK = {"use_rep": "features", "max_epochs": 2, "hidden": 16, "accelerator": "cpu"}
-CONSTANT, NOISE = 150, 50
+CONSTANT, NOISE, PERMUTED = 150, 50, 50
 LEVEL = 0.9
 COLUMNS = ("claim", "data", "quantity", "measured", "target", "met", "seeds")
 
@@ -53,7 +53,8 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         caption = (
             "What results say of themselves, against known truth: genes of constant share have Poisson counts of the same "
-            "share of all counts at every spot, noise genes have shares that follow nothing."
+            "share of all counts at every spot, noise genes have shares that scatter and follow nothing, permuted genes the log "
+            "values of other spots."
         )
         note = f"snrmix {snrmix.__version__} on {machine()}; the program is `benchmarks/claims.py`."
         write_table(known.drop(columns="part"), options.out / "claims", caption, note)
@@ -91,7 +92,7 @@ def one_section(name: str, options) -> list[tuple]:
     found = []
     for seed in options.seeds:
         adata, image = load(name, options.data, options.cache)
-        adata = with_constant_share(adata, options.genes, CONSTANT, NOISE, seed)
+        adata = with_known_genes(adata, options.genes, CONSTANT, NOISE, PERMUTED, seed)
         genes = adata.var_names[adata.var["kind"] != ""].tolist()
         snrmix.tl.impute(adata, genes=genes, random_state=seed, **image)
         found.append(section_figures(adata))
@@ -108,12 +109,13 @@ def one_section(name: str, options) -> list[tuple]:
         (told, "the same given depth", mean["real given depth"], "", None),
         (told, "MSE ratio of snrmix / of depth alone", f"{mean['ours']:.3f} / {mean['depth']:.3f}", "", None),
         (told, "share of the error's fall that is depth", mean["fall"], "", None),
-        (told, "predictions follow the predicted depth (carried)", mean["carried"], "", None),
         (maps, "constant-share genes reliable", mean["reliable constant"], "at most .05", mean["reliable constant"] <= 0.05),
         (maps, "noise genes reliable", mean["reliable noise"], "at most .05", mean["reliable noise"] <= 0.05),
+        (maps, "permuted genes reliable", mean["reliable permuted"], "at most .05", mean["reliable permuted"] <= 0.05),
         (maps, "real genes reliable", mean["reliable real"], "", None),
         (maps, "real genes that beat all baselines", mean["beats real"], "", None),
         (typical, "spread times correlation with log depth, constant share / real", mean["pattern of constant share"], "under .15", below),
+        (typical, "spread alone, constant share / real", mean["spread of constant share"], "", None),
         (typical, "real genes: Pearson with what is seen beyond depth, typical / spot", f"{mean['real beyond depth, typical']:.3f} / {mean['real beyond depth, spot']:.3f}", "as good", kept),
     ]  # fmt: skip
     return [row(claim, where, *rest, seeds) for claim, *rest in lines]
@@ -121,7 +123,7 @@ def one_section(name: str, options) -> list[tuple]:
 
 def section_figures(adata) -> dict[str, float]:
     """Figures of one result."""
-    named_genes = adata.var["kind"].isin(["constant", "noise", "real"]) & adata.var["snrmix_modelled"]
+    named_genes = adata.var["kind"].ne("") & adata.var["snrmix_modelled"]
     adata = adata[:, named_genes.to_numpy()]
     var, depth, scores = adata.var, adata.obs["counts"].to_numpy(), adata.uns["snrmix"]["scores"]["mse_ratio"]
     layer, kind = np.asarray(adata.layers["snrmix"]), var["kind"]
@@ -140,12 +142,14 @@ def section_figures(adata) -> dict[str, float]:
         "ours": scores["snrmix"],
         "depth": scores["depth"],
         "fall": (1 - scores["depth"]) / (1 - scores["snrmix"]),
-        "carried": float(np.mean(adata.uns["snrmix"]["depth_carried"])),
         "reliable constant": share["constant"]["snrmix_reliable"],
         "reliable noise": share["noise"]["snrmix_reliable"],
+        "reliable permuted": share["permuted"]["snrmix_reliable"],
         "reliable real": share["real"]["snrmix_reliable"],
         "beats real": share["real"]["snrmix_beats_baselines"],
         "pattern of constant share": np.median(pattern[kind == "constant"]) / np.median(pattern[kind == "real"]),
+        "spread of constant share": np.median(layer.std(0)[kind == "constant"])
+        / np.median(layer.std(0)[kind == "real"]),
         "real beyond depth, typical": np.median(beyond[kind == "real"]),
         "real beyond depth, spot": median["real"]["snrmix_pearson_given_depth"],
     }

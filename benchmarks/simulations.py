@@ -74,7 +74,9 @@ def rates(rng, xy: np.ndarray, genes: int, kind: str) -> np.ndarray:
     return base * change / change.mean(0)
 
 
-def with_constant_share(adata: anndata.AnnData, genes: int, constant: int, noise: int, seed: int) -> anndata.AnnData:
+def with_known_genes(
+    adata: anndata.AnnData, genes: int, constant: int, noise: int, permuted: int, seed: int
+) -> anndata.AnnData:
     """A real section of which some of the genes of highest mean follow depth alone, or nothing.
 
     Parameters
@@ -84,21 +86,25 @@ def with_constant_share(adata: anndata.AnnData, genes: int, constant: int, noise
     constant
         So many of them get Poisson counts of the share that they have of all counts, at the depths of the spots.
     noise
-        So many get Poisson counts of the share that they have at another spot, at random.
+        So many get Poisson counts of shares that scatter around theirs, exponentially distributed, and follow nothing.
+    permuted
+        So many get the log values of other spots, at random, in whole counts.
     """
     counts = adata.X.tocsc().astype(np.float32)
     depth, rng = np.asarray(counts.sum(1)).ravel(), np.random.default_rng(1000 + seed)
     log_mean = np.asarray(adata.X.multiply(1e4 / depth[:, None]).log1p().mean(0)).ravel()
     best = rng.permutation(np.argsort(-log_mean, kind="stable")[:genes])
     kind = np.full(adata.n_vars, "", object)
-    kind[best] = np.repeat(["constant", "noise", "real"], [constant, noise, genes - constant - noise])
-    columns = counts[:, best[: constant + noise]].toarray()
-    share = columns / depth[:, None]
-    share[:, :constant] = columns[:, :constant].sum(0) / depth.sum()
-    for gene in range(constant, constant + noise):
-        share[:, gene] = rng.permutation(share[:, gene])
+    known = constant + noise + permuted
+    kind[best] = np.repeat(["constant", "noise", "permuted", "real"], [constant, noise, permuted, genes - known])
+    columns = counts[:, best[:known]].toarray()
+    expected = columns.sum(0) / depth.sum() * depth[:, None]
+    expected[:, constant:] *= rng.exponential(1, expected[:, constant:].shape)
+    replaced = rng.poisson(expected)
+    for gene in range(constant + noise, known):
+        replaced[:, gene] = np.floor(rng.permutation(columns[:, gene] / depth) * depth + rng.random(len(depth)))
     values = counts.tolil()
-    values[:, best[: constant + noise]] = rng.poisson(share * depth[:, None])
+    values[:, best[:known]] = replaced
     changed = adata.copy()
     changed.X, changed.var["kind"] = values.tocsr().astype(np.float32), kind.astype(str)
     changed.obs["counts"] = np.asarray(changed.X.sum(1)).ravel()

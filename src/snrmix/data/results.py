@@ -164,20 +164,13 @@ class Result:
 
     def typical_depth(self) -> np.ndarray | None:
         """Depth that the values of every row are given for, in counts, (n_obs,); ``None``: that of the spot."""
-        return self._by_model("typical_depth")
-
-    def depth_carried(self) -> np.ndarray | None:
-        """How much of what depth does is in the predictions of every row, (n_obs,), see `snrmix.engine.depth.share_carried`."""
-        return self._by_model("depth_carried")
-
-    def _by_model(self, name: str) -> np.ndarray | None:
-        """What the record has of every model, for its rows, (n_obs,); ``None`` where it has nothing."""
-        if self.record.get(name) is None:
+        typical = self.record.get("typical_depth")
+        if typical is None:
             return None
-        found = np.empty(self.table.n_obs)
-        for own, (rows, _) in zip(np.atleast_1d(self.record[name]), self.models(), strict=True):
-            found[rows] = own
-        return found
+        depth = np.empty(self.table.n_obs)
+        for own, (rows, _) in zip(np.atleast_1d(typical), self.models(), strict=True):
+            depth[rows] = own
+        return depth
 
     def own_columns(self, names: Iterable[str], others: Iterable[str]) -> list[str]:
         """Of the names of columns those of this result: they start with its name, and not with a longer one of another.

@@ -123,7 +123,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members, out_of_fold)
+    depths = tell_depths(section, first, kriged, members)
     result = calibrate_members(
         section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
     )
@@ -138,7 +138,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     del kriged, members  # large, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
-    alone = given_depth(section, fine, references["mean"], depths)
+    alone = given_depth(section, fine, depths)
     methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
     centres = fitted_means(section, first, fine, list(methods), references["mean"])
     by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
@@ -269,7 +269,7 @@ def calibrate_members(
     """The calibration, out-of-fold values and predictions at the depth that is wanted, and their standard deviations."""
     context, context_unmeasured = scale_context(section, folds, scored, kriged, elsewhere)
     if typical is not None or (depths is not None and np.isfinite(depths.elsewhere).any()):
-        return at_depth(section, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
+        return at_depth(section, folds, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
     calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
     out_of_fold_sd = np.full_like(out_of_fold, np.nan)
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))

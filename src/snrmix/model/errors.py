@@ -11,11 +11,13 @@ import pandas as pd
 from snrmix._log import logger
 from snrmix.engine.at_depth import at_depth, tell_depths
 from snrmix.engine.conformal import Calibration, calibrate
-from snrmix.engine.depth import DepthReader, Move, fit_depth_reader, mean_expected, pooled_share, tabulate_moments
+from snrmix.engine.depth import DepthReader, fit_depth_reader, gene_rates, tabulate_moments
 from snrmix.engine.errors import Errors
 from snrmix.engine.fit import Member, SectionFit, held_out_together, section_errors
 from snrmix.engine.folds import Fold
 from snrmix.engine.section import Section
+
+OF_GENES = ("rates", "level", "kept")
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class TypicalDepth:
         How these go together.
     reader
         The depth that a prediction assumes.
-    share
-        Shape (genes,): share of all counts.
-    level, carried
-        See `snrmix.engine.depth.Move`.
+    rates
+        See `snrmix.engine.depth.gene_rates`.
+    level
+        Shape (genes,): means of the spots that were fitted to, less those of genes that follow depth alone.
+    kept
+        See `snrmix.engine.at_depth.kept_share`.
     depth
         The typical depth, in counts.
     """
@@ -41,17 +45,17 @@ class TypicalDepth:
     calibration: Calibration
     joint: Errors
     reader: DepthReader
-    share: np.ndarray
+    rates: np.ndarray
     level: np.ndarray
-    carried: float
+    kept: np.ndarray
     depth: float
 
     def move(self, predicted: np.ndarray) -> np.ndarray:
         """Predictions at the typical depth, float32, shape (n, genes)."""
         assumed = self.reader.read(predicted)
         moments = tabulate_moments(np.append(assumed, self.depth))
-        move = Move(moments, self.share, self.level, self.carried)
-        return move(predicted, assumed, np.full(len(assumed), self.depth))
+        before, after = (self.level + moments.mean(self.rates, depth) for depth in (assumed, np.array([self.depth])))
+        return np.maximum(after + self.kept * (predicted - before), 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class ImageErrors:
         if self.typical is not None:
             arrays |= _arrays_of("typical", self.typical.calibration) | _arrays_of("typical.joint", self.typical.joint)
             arrays["typical.reader"] = np.append(self.typical.reader.coefficients, self.typical.reader.intercept)
-            arrays["typical.share"], arrays["typical.level"] = self.typical.share, self.typical.level
-            arrays["typical.depth"] = np.array([self.typical.carried, self.typical.depth])
+            arrays |= {f"typical.{name}": getattr(self.typical, name) for name in OF_GENES}
+            arrays["typical.depth"] = np.array([self.typical.depth])
         return arrays
 
     @classmethod
@@ -89,10 +93,10 @@ class ImageErrors:
             return None
         typical = None
         if "typical.reader" in arrays:
-            reader, depth = arrays["typical.reader"], arrays["typical.depth"].tolist()
-            genes = arrays["typical.share"], arrays["typical.level"]
+            reader, depth = arrays["typical.reader"], float(arrays["typical.depth"][0])
+            genes = (arrays[f"typical.{name}"] for name in OF_GENES)
             reader = DepthReader(reader[:-1], float(reader[-1]))
-            typical = TypicalDepth(*_both_of(arrays, "typical"), reader, *genes, *depth)
+            typical = TypicalDepth(*_both_of(arrays, "typical"), reader, *genes, depth)
         return cls(*_both_of(arrays, "errors"), typical)
 
 
@@ -118,15 +122,15 @@ def fit_image_errors(section: Section, folds: list[Fold], fit: SectionFit) -> Im
     alone = replace(section, site_depth=section.site_depth[section.measured])
     alone = replace(alone, measured=np.arange(len(section.measured)), library=section.library[section.measured])
     nothing = np.zeros((0, section.expression.shape[1]), np.float32)
-    depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)}, out_of_fold)
-    known, share = depths.known, pooled_share(section.expression, depths.known)
+    depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)})
+    known, rates = depths.known, gene_rates(section.expression, depths.known)
     typical = float(np.median(known))
-    moved = at_depth(alone, depths, typical, scored, out_of_fold, nothing, [], [])
+    moved = at_depth(alone, first, depths, typical, scored, out_of_fold, nothing, [], [])
     scale = calibration_at(moved.calibration, moved.out_of_fold_sd[scored], moved.out_of_fold[scored])
     reader = fit_depth_reader(out_of_fold[scored], known[scored])
-    level = mean_expected(tabulate_moments(known), share, known)
+    level = section.expression.mean(0) - tabulate_moments(known).mean(rates, known).mean(0)
     there = section_errors(section, moved.seen, moved.seen_sd, moved.calibration, together, scored)
-    return ImageErrors(calibration, joint, TypicalDepth(scale, there, reader, share, level, depths.carried, typical))
+    return ImageErrors(calibration, joint, TypicalDepth(scale, there, reader, rates, level, moved.kept, typical))
 
 
 def calibration_at(calibration: Calibration, sd: np.ndarray, values: np.ndarray) -> Calibration:

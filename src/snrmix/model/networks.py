@@ -188,7 +188,7 @@ def with_measured(
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     scored = np.arange(n)
     _, out_of_fold, stacked = stack_members(section, folds, scored, members)
-    depths = tell_depths(section, folds, kriged, members, out_of_fold)
+    depths = tell_depths(section, folds, kriged, members)
     if typical and depths is None:
         raise ValueError(NO_DEPTH)
     depth = float(np.median(depths.known)) if typical else None

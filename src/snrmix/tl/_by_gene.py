@@ -146,7 +146,7 @@ def _depth_scores(case: Evaluation, genes: np.ndarray, observed, predicted) -> d
     alone = case.assumed.alone(genes) if case.assumed is not None else None
     if alone is None:
         return {name: np.full(len(genes), np.nan) for name in DEPTH_SCORES}
-    rest, pattern, library = observed - alone.known, predicted - alone.carried, case.spots.library
+    rest, pattern, library = observed - alone.known, predicted - alone.predicted, case.spots.library
     found = gene_scores(rest, pattern, np.zeros((1, len(genes))))
     values = ((alone.predicted - observed) ** 2).mean(0), _within_libraries(pearson, rest, pattern, library)
     return dict(zip(DEPTH_SCORES, (*values, found["explained"]), strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 
 from snrmix.data.results import DEPTH, FOLD
 from snrmix.engine.at_depth import GivenDepth
-from snrmix.engine.depth import Move, constant_share_at, mean_expected, pooled_share, tabulate_moments
+from snrmix.engine.depth import constant_share_at, gene_rates, move_depth, tabulate_moments
 from snrmix.tl._held_out import HeldOut
 
 
@@ -22,13 +22,10 @@ class HeldOutDepth:
         The spots.
     assumed
         Shape (held,): the depth that the imputation assumes of each spot, in counts.
-    carried
-        Shape (held,): how much of what it does is in the predictions, see `snrmix.engine.depth.share_carried`.
     """
 
     spots: HeldOut
     assumed: np.ndarray
-    carried: np.ndarray
 
     @property
     def _train(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,14 +41,9 @@ class HeldOutDepth:
             return values
         typical = typical[self.spots.rows]
         rows, depth, _ = self._train
-        share = pooled_share(self.spots.expression.values[rows][:, genes], depth)
+        share = gene_rates(self.spots.expression.values[rows][:, genes], depth)
         moments = tabulate_moments(np.concatenate([depth, self.assumed, typical]))
-        level, found = mean_expected(moments, share, depth), np.empty_like(values)
-        for carried in np.unique(self.carried):  # one per model
-            rows = self.carried == carried
-            move = Move(moments, share, level, float(carried))
-            found[rows] = move.back(values[rows], self.assumed[rows], typical[rows])
-        return found
+        return move_depth(values, moments, share, typical, self.assumed).astype(np.float64)
 
     def alone(self, genes: np.ndarray) -> GivenDepth | None:
         """Genes of constant share at the depths of the spots, and at those assumed; ``None`` where depths are unknown."""
@@ -59,12 +51,9 @@ class HeldOutDepth:
             return None
         rows, depth, library = self._train
         train = self.spots.expression.values[rows][:, genes], depth, library, self.spots.library
-        known, predicted = (constant_share_at(*train, at).astype(np.float64) for at in (self.spots.depth, self.assumed))
-        means = np.empty_like(known)
-        for code in np.unique(self.spots.library):
-            own = library == code if (library == code).any() else slice(None)
-            means[self.spots.library == code] = train[0][own].mean(0, dtype=np.float64)
-        return GivenDepth(known, predicted, means + self.carried[:, None] * (predicted - means))
+        return GivenDepth(
+            *(constant_share_at(*train, at).astype(np.float64) for at in (self.spots.depth, self.assumed))
+        )
 
 
 def read_depth(spots: HeldOut) -> HeldOutDepth | None:
@@ -73,9 +62,7 @@ def read_depth(spots: HeldOut) -> HeldOutDepth | None:
     if result.name(DEPTH) not in result.table.obs:
         return None
     assumed = result.table.obs[result.name(DEPTH)].to_numpy(float)[spots.rows]
-    carried = result.depth_carried()
-    carried = np.ones(len(assumed)) if carried is None else carried[spots.rows]
-    return HeldOutDepth(spots, assumed, carried) if np.isfinite(assumed).all() else None
+    return HeldOutDepth(spots, assumed) if np.isfinite(assumed).all() else None
 
 
 def fitted_means(spots: HeldOut, expression: np.ndarray) -> np.ndarray | float:

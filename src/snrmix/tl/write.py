@@ -31,7 +31,6 @@ def write(
     low, high = (np.concatenate([getattr(fit.calibration, side) for _, fit in models]) for side in ("low", "high"))
     group = calibration_groups(table.n_vars, models)
     units = models[0][0].expression.input_units
-    depth, fold = assumed_depth(table.n_obs, models), held_out_in(table.n_obs, models)
     record = {
         "parameters": parameters,
         "versions": versions(),
@@ -39,7 +38,6 @@ def write(
         "input_units": units,
         "fill": fill,
         "at_depth": parameters["at_depth"],
-        **({"depth_carried": np.array([fit.depths.carried for _, fit in models])} if depth is not None else {}),
         **({"typical_depth": np.array(typical) if several else typical[0]} if typical[0] is not None else {}),
         "image": image_record(source, features),
         "history": stacked_history(models),
@@ -54,6 +52,7 @@ def write(
         }
     record = writable(record)
     at_sites, of_genes, record[ERRORS] = error_slots(table.shape, models)
+    depth, fold = assumed_depth(table.n_obs, models), held_out_in(table.n_obs, models)
     model_of = pd.Categorical(predicted_by(table.n_obs, models)) if several else None
 
     result = Result(table, key)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix.engine.at_depth import GivenDepth
-from snrmix.engine.folds import Fold
+from snrmix.engine.folds import Fold, fold_numbers
 from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.reliability import better_than_all, compact_groups, pattern_is_real
@@ -103,19 +103,11 @@ def score_libraries(
 
 def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: np.ndarray, fold: np.ndarray, seed: int):
     rng, spots = np.random.default_rng(seed), section.measured[rows]
-    known, predicted = (None, None) if alone is None else (alone.known[rows], alone.carried[rows])
+    known, predicted = (None, None) if alone is None else (alone.known[rows], alone.predicted[rows])
     group = compact_groups(section.positions[spots], section.library[spots], rng)
     part = fold[rows] if np.ptp(fold[rows]) else group % 2  # a library that was held out as a whole
     values = (section.expression, methods["snrmix"], methods["mean"])
     return pattern_is_real(*(v[rows] for v in values), known, predicted, part, group, rng)
-
-
-def fold_numbers(folds: list[Fold], n: int) -> np.ndarray:
-    """Number of the fold that holds a spot out, -1 where none does, shape (n,); two halves where there is one fold."""
-    number = np.full(n, -1)
-    for k, fold in enumerate(folds):
-        number[fold.held_out] = k if len(folds) > 1 else np.arange(len(fold.held_out)) % 2
-    return number
 
 
 def scores_given_depth(
@@ -133,7 +125,7 @@ def scores_given_depth(
     """
     found = np.full((2, observed.shape[1]), np.nan)
     for some in gene_slices(len(rows), observed.shape[1]) if alone is not None else ():
-        rest, pattern = observed[rows, some] - alone.known[rows, some], ours[rows, some] - alone.carried[rows, some]
+        rest, pattern = observed[rows, some] - alone.known[rows, some], ours[rows, some] - alone.predicted[rows, some]
         scores = gene_scores(rest, pattern, np.zeros((1, rest.shape[1]), np.float32))
         found[:, some] = scores["pearson"], scores["explained"]
     return pd.DataFrame(dict(zip(("pearson_given_depth", "explained_given_depth"), found, strict=True)))

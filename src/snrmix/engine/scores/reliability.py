@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from snrmix.engine.at_depth import shrunk
 from snrmix.engine.neighbours import clusters
 from snrmix.engine.slices import gene_slices
 
@@ -99,17 +100,6 @@ def pattern_is_real(
         return found
 
     return significant(gains, observed.shape[1], group, rng)
-
-
-def shrunk(observed: np.ndarray, pattern: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """A pattern times the factor, 0 to 1, that fits the observed best in the other folds, shape (n, genes)."""
-    cross, square = observed * pattern, pattern**2
-    total_cross, total_square, found = cross.sum(0), square.sum(0), np.empty_like(pattern)
-    for k in np.unique(fold):
-        own = fold == k
-        factor = (total_cross - cross[own].sum(0)) / np.maximum(total_square - square[own].sum(0), 1e-12)
-        found[own] = np.clip(factor, 0, 1) * pattern[own]
-    return found
 
 
 def significant(
