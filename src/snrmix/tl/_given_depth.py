@@ -46,7 +46,7 @@ class HeldOutDepth:
         return move_depth(values, moments, share, typical, self.assumed).astype(np.float64)
 
     def alone(self, genes: np.ndarray) -> GivenDepth | None:
-        """Genes of constant share at the depths of the spots, and at those assumed; ``None`` where depths are unknown."""
+        """Genes that follow depth alone, at the depths of the spots, and at those assumed; ``None`` where depths are unknown."""
         if self.spots.depth is None:
             return None
         rows, depth, library = self._train

@@ -113,9 +113,9 @@ def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: n
 def scores_given_depth(
     observed: np.ndarray, ours: np.ndarray, alone: GivenDepth | None, rows: np.ndarray
 ) -> pd.DataFrame:
-    """What is predicted beyond depth: correlation of, and squared error explained in, the deviations from constant share.
+    """What is predicted beyond depth: correlation of, and squared error explained in, the deviations from depth alone.
 
-    Observed values deviate from a gene of constant share at the depth that the spot has, predictions from one at the
+    Observed values deviate from a gene that follows depth alone, at the depth that the spot has, predictions from one at the
     depth that is predicted: a prediction of depth, right or wrong, counts for nothing.
 
     Returns
