@@ -85,6 +85,8 @@ def ratios_by_section(errors: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """A row per section and a column per method, see `caption`."""
 
     def cell(row) -> str:
+        if "snrmix" not in methods:
+            return f"{row['mse_ratio']:.3f}"
         if row["method"] == "snrmix":
             return f"{row['mse_ratio']:.3f} ({row['pearson']:.3f})"
         return f"{row['mse_ratio']:.3f} ({row['difference']:+.3f} ± {row['standard_error']:.3f})"
