@@ -56,8 +56,8 @@ lint: $(VENV)/test.stamp
 	@$(BIN)/python -m mypy
 
 test: lint $(VENV)/workflows.stamp
-	@echo "==> Running the tests (a few minutes)"
-	@$(BIN)/python -m pytest --durations=15
+	@echo "==> Running the tests, a file at a time on each of up to four processors (ten minutes)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 -n logical --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/doc.stamp
 	@echo "==> Building the documentation (about a minute)"
