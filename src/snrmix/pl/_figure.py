@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from snrmix._globals import settled
+from snrmix._globals import Function, settled
 
 BLUE, GREY, INK = "#31688e", "#b9b9b9", "#333333"
 
@@ -19,7 +19,7 @@ matplotlib.figure.Figure
     Unless it was shown."""
 
 
-def draws(function):
+def draws(function: Function) -> Function:
     """Give a function that draws ordinary settings, and its docstring what all have in common, in place of ``{figure}``."""
     if function.__doc__ is not None:  # python -OO
         function.__doc__ = inspect.cleandoc(function.__doc__).replace("{figure}", FIGURE)

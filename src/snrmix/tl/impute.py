@@ -9,7 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix import _checks
-from snrmix._globals import settled
+from snrmix._globals import Function, settled
 from snrmix._log import logger
 from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
@@ -29,7 +29,7 @@ from snrmix.tl._report import report
 from snrmix.tl.write import Model, write
 
 
-def completed(function):
+def completed(function: Function) -> Function:
     """Let arguments that a call does not give come from its preset, or from its ``finetuning``."""
 
     @wraps(function)
