@@ -18,6 +18,7 @@ SURE_TO_UNSURE = ("magma_r", 0.06, 0.88)  # pale to dark: what is not known stan
 HOLLOW, DOT = 0.55, 0.2  # sizes of marks in pitches
 HATCHED = 0.75  # quantile of the sd from which on spots are hatched
 FAINTEST = 0.12
+BELOW, SCALE_BAR = 0.02, 0.08  # gap above a colour bar, without and with a scale bar in it, in heights of a panel
 SOME = "#7fb5a5"  # the colour of no value in particular
 MODES = ("panel", "alpha", "hatch", None)
 
@@ -117,11 +118,12 @@ def _draw_row(row: Row, panels: list[str], style: Style, axes: np.ndarray, has_i
         else:
             mappable = _draw_panel(row, name, style, ax)
             if name == "uncertainty":
-                _colour_bar(mappable, [ax], "standard deviation")
+                _colour_bar(mappable, [ax], "standard deviation", SCALE_BAR if ax is axes[0] else BELOW)
             elif mappable is not None:
                 of_values.append((mappable, ax))
     if of_values:
-        _colour_bar(of_values[0][0], [ax for _, ax in of_values], row.label)
+        below_scale_bar = of_values[0][1] is axes[0]
+        _colour_bar(of_values[0][0], [ax for _, ax in of_values], row.label, SCALE_BAR if below_scale_bar else BELOW)
 
 
 def _draw_grid(rows: list[Row], panel: str, style: Style, ax, figsize, title) -> np.ndarray:
@@ -137,7 +139,7 @@ def _draw_grid(rows: list[Row], panel: str, style: Style, ax, figsize, title) ->
         mappable = _draw_panel(row, panel, style, own)
         own.set_title(row.short, fontsize="medium", color=INK, parse_math=False)
         if mappable is not None:
-            _colour_bar(mappable, [own], "standard deviation" if panel == "uncertainty" else row.label)
+            _colour_bar(mappable, [own], "standard deviation" if panel == "uncertainty" else row.label, SCALE_BAR)
         if row.scene is not before:
             row.scene.draw_scale_bar(own)
         before = row.scene
@@ -167,7 +169,7 @@ def _draw_values(row: Row, name: str, style: Style, ax):
         _hatch(scene, ax, row.sd >= np.quantile(row.sd[row.sd > 0], HATCHED), style.size)
     if is_layer and row.is_observed.any() and not scene.is_large:
         size = _spot_size(scene, np.isfinite(values), style)
-        scene.draw_spots(ax, row.is_observed, DOT * size, facecolor="black", linewidth=0)
+        scene.draw_spots(ax, row.is_observed, DOT * size, facecolor="white", edgecolor="black", linewidth=0.5)
     return mappable
 
 
@@ -253,7 +255,7 @@ def _limit(values: np.ndarray, name: str, given, percent: float) -> float:
     return float(np.percentile(values, percent)) if values.size else percent / 99
 
 
-def _colour_bar(mappable, axes: list, label: str) -> None:
+def _colour_bar(mappable, axes: list, label: str, pad: float) -> None:
     """A bar below the axes with few ticks, and points where values are cut off."""
     from matplotlib.ticker import MaxNLocator
 
@@ -263,7 +265,7 @@ def _colour_bar(mappable, axes: list, label: str) -> None:
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(ends, "neither")
     bar = axes[0].figure.colorbar(
         mappable, ax=axes, location="bottom", extend=extend, extendfrac=0.02 if len(axes) > 1 else 0.04,
-        fraction=0.05, pad=0.02, aspect=26 * len(axes), shrink=0.9, panchor=(0.5, 1.0),
+        fraction=0.05, pad=pad, aspect=26 * len(axes), shrink=0.9, panchor=(0.5, 1.0),
     )  # fmt: skip
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(4, steps=[1, 2, 5, 10])
@@ -275,7 +277,7 @@ def _colour_bar(mappable, axes: list, label: str) -> None:
 
 def _write_heading(ax, heading: str, width: float) -> None:
     """Lines above a row of panels of a width in inches, which the panels make room for."""
-    lines = textwrap.wrap(heading, max(20, int(11.5 * width)))
+    lines = textwrap.wrap(heading, max(20, int(8.5 * width)))
     place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 22), "textcoords": "offset points"}
     ax.annotate("\n".join(" " for _ in lines), fontsize="large", **place)  # not as wide: it would widen the column
     text = ax.annotate("\n".join(lines), fontsize="large", color=INK, parse_math=False, annotation_clip=False, **place)
@@ -316,12 +318,18 @@ def _marks(rows: list[Row], panels: list[str], style: Style) -> dict[str, object
         return Line2D([], [], linestyle="", marker="o", **{"markersize": 7, "markeredgewidth": 0, "color": SOME} | look)
 
     small = [row for row in rows if not row.scene.is_large]
-    point, found = dot(markersize=2, color="black"), {}
+    found = {}
     if any(row.is_observed.any() for row in small):
         if "imputed" in panels:
-            found |= {"observed value": (dot(), point), "imputed value": dot()}
+            found |= {
+                "observed value": (
+                    dot(),
+                    dot(markersize=2.2, color="white", markeredgecolor="black", markeredgewidth=0.5),
+                )
+            }
+            found["imputed value"] = dot()
         elif "uncertainty" in panels:
-            found["observed value"] = point
+            found["observed value"] = dot(markersize=2, color="black")
     if any((row.is_spot & np.isnan(row.maps[name])).any() for row in small for name in panels if name in row.maps):
         found["not measured"] = dot(markerfacecolor="none", markersize=5, color=PALE, markeredgewidth=0.8)
     if "imputed" in panels and style.sd == "hatch":

@@ -163,7 +163,8 @@ class Values:
             genes.varm[name] = part[wanted.columns]
         genes.obsm[self.result.name(ERRORS)] = self.result.table.obsm[self.result.name(ERRORS)]
         source = DrawSource(Result(genes, self.result.key))
-        return np.std([wanted.of(source.draw(number)[rows]) for number in range(DRAWS_OF_SETS)], axis=0)
+        sd = np.std([wanted.of(source.draw(number)[rows]) for number in range(DRAWS_OF_SETS)], axis=0)
+        return np.where((source.sd[rows] == 0).all(axis=1), 0, sd)
 
     def heading(self, wanted: Wanted, library: str) -> str:
         """The gene, the library, and what of the gene is predicted in it where that is known."""

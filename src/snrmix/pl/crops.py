@@ -215,8 +215,10 @@ def _own_panels(scene: Scene, rows: int, columns: int, figsize):
     section_width = np.clip(height / scene.height_to_width, *SECTION_INCHES)
     height = max(height, 0.5 + section_width * scene.height_to_width)
     figure = plt.figure(figsize=figsize or (section_width + width, height), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[section_width, width])
-    return left.subplots(), right.subplots(rows, columns, squeeze=False)
+    ratios = [section_width, *[width / columns] * columns]
+    grid = figure.add_gridspec(rows, columns + 1, width_ratios=ratios)
+    axes = [[figure.add_subplot(grid[row, column + 1]) for column in range(columns)] for row in range(rows)]
+    return figure.add_subplot(grid[:, 0]), np.array(axes)
 
 
 def _draw_section(ax, scene: Scene, section: _Section, chosen: np.ndarray) -> None:

@@ -62,7 +62,7 @@ def share(
             "compare.", key,
         )  # fmt: skip
     axes = open_panels(ax, figsize or (7.4, 1.6 + 0.42 * len(table)))[0, 0]
-    _draw(axes, table)
+    _draw(axes, table, {"snrmix": key, "own": "own model" if own is None else own, "shared": "shared model"})
     return finish(axes, show, save, dpi, ax)
 
 
@@ -86,13 +86,12 @@ def _row(record: Mapping) -> dict:
     }
 
 
-def _draw(ax, table: pd.DataFrame) -> None:
+def _draw(ax, table: pd.DataFrame, names: Mapping[str, str]) -> None:
     place = np.arange(len(table))
     simple = [name for name in table if name not in ("kind", "network", "kriging", "mean", *MARKS)]
     best = table[simple].min(axis=1)
     ax.axvline(1, color=GREY, linewidth=0.9)
     ax.scatter(best, place, marker="|", s=150, color=INK, linewidth=1.4, label="best baseline")
-    names = {"snrmix": "snrmix", "own": "own model", "shared": "shared model"}
     for name, (marker, colour, size) in MARKS.items():
         if name in table:
             ax.scatter(
