@@ -32,7 +32,9 @@ def prepare(small: bool = False) -> dict:
     snrmix.tl.impute(adata, measured="measured")
     parts = {}
     for name, seed in (("A", 0), ("B", 1)):
-        parts[name] = snrmix.datasets.synthetic_tissue(**{**size, "n_rows": 14, "image_px_per_pitch": 24}, random_state=seed)
+        parts[name] = snrmix.datasets.synthetic_tissue(
+            **{**size, "n_rows": 14, "image_px_per_pitch": 24}, random_state=seed
+        )
         parts[name].uns["spatial"] = {name: parts[name].uns["spatial"].pop("synthetic")}
     slides = ad.concat(parts, label="library_id", index_unique="-", uns_merge="unique", merge="same")
     return {"adata": adata, "slides": slides, "snrmix": snrmix}

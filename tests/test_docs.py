@@ -125,6 +125,7 @@ def namespace(prepared, cheap, tmp_path, monkeypatch):
     copies = {name: one.copy() for name, one in prepared.items()}
     image = copies.pop("image")
     tifffile.imwrite("section_fullres.tif", image)
+    tifffile.imwrite("section_fullres.btf", image)
     copies["adata"].write_h5ad("section.h5ad")
     made = {
         "hires": copies["adata"].uns["spatial"]["A"]["images"]["hires"],
@@ -151,11 +152,57 @@ def _imputed(names):
     snrmix.tl.impute(names["adata"], measured="measured")
 
 
-def _three_slides(names):
-    names["image_of_slides"] = None
+def _without_hold_out(names):
+    del names["adata"].obs["measured"]
 
 
-PREPARED = {"results": _imputed, "what_to_do": _imputed}
+def _stored(names):
+    """An object of SpatialData and its store."""
+    sdata = snrmix.datasets.synthetic_spatialdata(12, 40, image_px_per_pitch=16)
+    sdata["table"].obs["measured"] = np.arange(sdata["table"].n_obs) % 3 > 0
+    sdata.write("section.zarr")
+    names["sdata"] = sdata
+
+
+def _results(names):
+    _imputed(names)
+    _stored(names)
+    snrmix.tl.impute(names["sdata"])
+
+
+def _gallery(names):
+    path = str(DOCS / "gallery.py")
+    made = {"__name__": "gallery", "__file__": path}
+    exec(compile(Path(path).read_text(), path, "exec"), made)
+    names |= made["prepare"](small=True)
+
+
+def _several_slides(names):
+    import tifffile
+
+    names["c"] = section("C", 2)
+    for name in "ABC":
+        tifffile.imwrite(
+            f"{name}.tif",
+            np.kron(names[name.lower()].uns["spatial"][name]["images"]["hires"], np.ones((4, 4, 1), np.uint8)),
+        )
+
+
+def _encoders(names):
+    import torch
+
+    names["model"] = torch.nn.Sequential(torch.nn.AvgPool2d(56), torch.nn.Flatten())
+
+
+PREPARED = {
+    "encoders": _encoders,
+    "evaluate": _without_hold_out,
+    "gallery": _gallery,
+    "inputs": _stored,
+    "results": _results,
+    "several_slides": _several_slides,
+    "what_to_do": _imputed,
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -192,10 +239,6 @@ def _synthetic(names):
     names["adata"] = adata
 
 
-def _without_hold_out(names):
-    del names["adata"].obs["measured"]
-
-
 def _several(names):
     snrmix.tl.impute(names["slides"], share=True)
 
@@ -207,8 +250,8 @@ def _result(names):
 def _store(names):
     import spatialdata
 
+    _stored(names)
     names["spatialdata"] = spatialdata
-    snrmix.datasets.synthetic_spatialdata(12, 40, image_px_per_pitch=16).write("section.zarr")
 
 
 def _model(names):

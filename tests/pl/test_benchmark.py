@@ -18,7 +18,7 @@ def test_benchmark_figure_draws_every_difference(result, tmp_path, monkeypatch, 
     assert [label.get_text() for label in ax.get_yticklabels()] == list(result.attrs["summary"].index)
     assert "better" in texts(ax) and "worse" in texts(ax)
     np.testing.assert_allclose(ax.collections[-1].get_offsets()[:, 0], summary["difference"])
-    assert len(ax.collections[-2].get_offsets()) == 2 * len(summary)
+    assert len(ax.collections[-3].get_offsets()) == 2 * len(summary)
     assert "95 % interval over 2 splits" in texts(ax) and (tmp_path / "figure.png").stat().st_size > 5000
     single = result[result["split"] == "random 0.5, seed 0"]
     assert "less that of ridge, as a share of the mean's (mean and 95 % interval over genes)" in texts(

@@ -286,7 +286,7 @@ def test_compare_draws_a_set_of_genes(adata, texts):
     z = ((logs - logs.mean(0)) / logs.std(0)).mean(1)
     np.testing.assert_allclose(np.sort(discs(panels(axes)["measured"])[1]), np.sort(z))
     imputed = ((adata[:, genes].layers["snrmix"] - logs.mean(0)) / logs.std(0)).mean(1)
-    np.testing.assert_allclose(np.sort(discs(panels(axes)["imputed"])[1]), np.sort(imputed), rtol=1e-5)
+    np.testing.assert_allclose(np.sort(discs(panels(axes)["imputed"])[1]), np.sort(imputed), atol=1e-5)
     assert headings(axes) == [f"mine, synthetic: {', '.join(genes)}"] and "mean z-score of 3 genes" in texts(axes)
     with pytest.raises(TypeError, match="gene.'mine'. must be a list of genes"):
         snrmix.pl.compare(adata, {"mine": "GLAND_01"}, image=False)

@@ -65,7 +65,7 @@ def test_the_outlines_lie_where_the_crops_were_cut(tissue):
             assert box.get_edgecolor() == to_rgba(axes[i, j].spines["left"].get_edgecolor())
             (_, (expected,)), *_ = read_crops(open_image(image).levels[0], centre[None], scale * 16, 16)
             assert np.abs(shown(axes)[i, j].astype(int) - expected).mean() < 1
-    assert [text.get_text() for text in section.texts] == ["1", "2", "3"]
+    assert [text.get_text() for text in section.texts] == ["1", "2", "3", "200 µm"]
 
 
 def test_sites_are_spread_over_the_section(tissue):

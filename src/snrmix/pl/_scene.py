@@ -166,6 +166,12 @@ def read_scenes(data, *, library: str | Sequence[str] | None, image, **where) ->
     return [scene_of(sites, choose_library(sites, name)) for name in names]
 
 
+def read_scene(data, *, library: str | None, image, **where) -> Scene:
+    """The scene of one library, which must be named where there are several; see `read_scenes`."""
+    sites = _read_sites(data, image, where)
+    return scene_of(sites, choose_library(sites, library))
+
+
 def scene_of(sites: Sites, code: int) -> Scene:
     """The scene of one library."""
     chosen = sites.library == code

@@ -11,8 +11,6 @@ from snrmix.pl._figure import drawing, finish
 from snrmix.pl._maps import Row, Style, draw_rows, limits_of
 from snrmix.pl._scene import read_scenes
 from snrmix.pl._values import Values, Wanted
-from snrmix.tl.draws import KINDS
-from snrmix.tl.draws import draws as draws_of
 
 
 @drawing
@@ -68,6 +66,9 @@ def draws(
     --------
     >>> axes = snrmix.pl.draws(adata, "STROMA_01", n=2)
     """
+    from snrmix.tl.draws import KINDS
+    from snrmix.tl.draws import draws as draws_of
+
     n, kind = whole_number("n", n), choice("kind", kind, KINDS)
     values = Values(Result.find(data, key, table_key))
     wanted = values.find(gene)
