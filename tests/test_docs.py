@@ -36,6 +36,7 @@ ELSEWHERE = {  # examples that other tests run, or that need what is not there
     "datasets.olfactory_bulb": "downloads; tests/datasets",
     "datasets.her2_tumour": "downloads; tests/datasets",
     "pl.report": "tests/pl/test_report.py",
+    "io.Description": "what snrmix.io.describe returns",
 }
 GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "PTPRC")
 
@@ -284,7 +285,7 @@ def test_the_api_page_has_every_public_name():
     modules = ("tl", "pp", "pl", "io", "datasets")
     public = {f"{module}.{name}" for module in modules for name in getattr(snrmix, module).__all__}
     public |= {name for name in snrmix.__all__ if name not in modules and name[0].isupper()}
-    assert public - {"io.Description"} == set(PUBLIC)
+    assert public - {"io.Description"} <= set(PUBLIC) <= public
 
 
 # Links
