@@ -78,11 +78,16 @@ def prepared():
     return {"adata": a, "a": a, "b": b, "slides": slides, "image": image}
 
 
+def _fewer_genes(options: dict) -> dict:
+    """A number of genes is at most half of the section's."""
+    return options | {"genes": 20} if isinstance(options.get("genes"), int) else options
+
+
 class CheapModel(snrmix.SNRMix):
     """A model that trains for two epochs unless told otherwise."""
 
     def __init__(self, **options):
-        super().__init__(**{"encoder": "colour", **CHEAP, **options})
+        super().__init__(**{"encoder": "colour", **CHEAP, **_fewer_genes(options)})
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def cheap(monkeypatch):
         def call(*args, **options):
             fewer = {} if options.get("preset") else CHEAP
             encoder = {} if "use_rep" in options else {"encoder": "colour"}
-            return function(*args, **{**encoder, **fewer, **options})
+            return function(*args, **{**encoder, **fewer, **_fewer_genes(options)})
 
         return call
 
