@@ -98,7 +98,7 @@ def ratios_by_section(errors: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
 
 def caption(design: str) -> str:
     return (
-        f"MSE / MSE of the mean on hidden spots, {IN_WORDS[design]}: in brackets the paired difference to snrmix ± its "
+        f"Error as a share of the mean's on hidden spots, {IN_WORDS[design]}: in brackets the paired difference to snrmix ± its "
         "standard error, and for snrmix the Pearson correlation per gene."
     )
 
