@@ -269,6 +269,16 @@ def test_mandatory_api_documentation_of_all_public_functions():
             assert (thing.__doc__ or "").strip(), f"snrmix.{full} has no docstring"
 
 
+@needs_repository
+def test_mandatory_api_documentation_is_published():
+    published = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())
+    assert (ROOT / published["sphinx"]["configuration"]).is_file()
+    commands = " ".join(published["build"]["jobs"]["install"])
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert set(re.findall(r"--group (\w+)", commands)) == {"doc"} <= set(groups)
+    assert "readthedocs.io" in PROJECT["urls"]["Documentation"]
+
+
 def test_mandatory_data_structures_of_scverse():
     needed = {re.split(r"[\[>=<]", requirement)[0] for requirement in PROJECT["dependencies"]}
     assert {"anndata", "spatialdata", "squidpy"} <= needed
