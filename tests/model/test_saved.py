@@ -73,6 +73,8 @@ def test_a_model_of_format_1_predicts_what_its_numbers_say(folder, arrays):
     np.testing.assert_allclose(model.predict(adata).X, expected, rtol=1e-4, atol=1e-5)
     assert list(model.genes) == GENES and model.units == "log1p(counts per 10,000)"
     assert model.scores.loc["snrmix", "pearson"] == 0.7 and (expected > 0).any()
+    with pytest.raises(KeyError, match="has nothing to make draws of.*it was made by an older version"):
+        snrmix.tl.draws(model.predict(adata))
 
 
 def test_what_is_saved_again_is_the_same(folder, arrays, tmp_path):
