@@ -151,6 +151,8 @@ def test_the_version_stands_in_one_place():
     assert PROJECT["dynamic"] == ["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == snrmix.__version__
     assert registry_entry()["version"] == snrmix.__version__
+    module = ROOT / "workflows" / "nextflow" / "modules" / "snrmix" / "impute" / "environment.yml"
+    assert f"snrmix=={snrmix.__version__}" in module.read_text()
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"## [{snrmix.__version__}]" in changelog or f"become {snrmix.__version__}" in changelog
 
