@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from snrmix._globals import settled
+from snrmix._globals import Function, settled
 
 BLUE, GREY, INK, ORANGE = "#31688e", "#b9b9b9", "#333333", "#d55e00"
 PALE = "#8a8a8a"  # of what explains: lines, remarks
@@ -39,7 +39,7 @@ matplotlib.axes.Axes
 }
 
 
-def drawing(function):
+def drawing(function: Function) -> Function:
     """Give a function that draws ordinary settings, and its docstring the texts of `SHARED` in place of their names."""
     if function.__doc__ is not None:  # python -OO
         doc = inspect.cleandoc(function.__doc__)

@@ -7,7 +7,7 @@ from numbers import Integral
 import numpy as np
 
 from snrmix._names import closest, listing
-from snrmix.data.embedding import DEFAULT_SCALES, check_scales
+from snrmix.data.scales import check_scales, choose_scales
 from snrmix.data.sites import Sites, patch_sides, read_sites
 from snrmix.images.crops import read_crops
 from snrmix.images.source import Level, SectionImage, patch_pixels
@@ -25,7 +25,7 @@ def crops(
     *,
     sites=None,
     n: int = 6,
-    scales=DEFAULT_SCALES,
+    scales="auto",
     size: int = 128,
     image=None,
     image_key: str | None = None,
@@ -56,7 +56,7 @@ def crops(
     n
         How many sites to show where ``sites`` is ``None``.
     scales
-        Sides of the crops in lattice pitches, one column each.
+        Sides of the crops in lattice pitches, one column each; ``"auto"``: those that `snrmix.tl.impute` chooses.
     size
         Side in pixels that crops are resized to; 128 is what the default encoder takes.
     image, image_key, um_per_px, table_key, library_key
@@ -83,7 +83,7 @@ def crops(
         refuse=False,
     )  # fmt: skip
     code = choose_library(found, library)
-    section = _read_section(found, code, scales, size)
+    section = _read_section(found, code, choose_scales(scales, found), size)
     chosen = section.spread(n) if sites is None else section.find(sites)
     return finish(_draw(section, chosen, size, ax, figsize), show, save, dpi, ax)
 

@@ -77,7 +77,7 @@ def benchmark(
         ``"mean"``
             Mean of the measured spots.
         ``"depth"``
-            A gene of constant share of the counts, at the depth that kriging predicts: what depth explains by itself.
+            A gene that follows depth alone, at the depth that kriging predicts: what depth explains by itself.
         ``"spatial kNN"``
             Mean of the 10 nearest measured spots.
         ``"graph smoothing"``
