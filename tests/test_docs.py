@@ -1,7 +1,7 @@
 """What the documentation says runs as written, names what there is, and links to what is there.
 
 Code blocks of a page run in order, in one namespace, in a folder of their own. Only three things are prepared: a small
-section under the names that the pages use, the files that they open, and cheap defaults (a colour encoder, two epochs)
+section under the names that the pages use, the files that they open, and cheap defaults (a colour encoder, two epochs, one split)
 where a call says nothing else. A block that cannot run here has a comment ``not run: REASON`` in the source of the page.
 """
 
@@ -78,16 +78,17 @@ def prepared():
     return {"adata": a, "a": a, "b": b, "slides": slides, "image": image}
 
 
-def _fewer_genes(options: dict) -> dict:
-    """A number of genes is at most half of the section's."""
-    return options | {"genes": 20} if isinstance(options.get("genes"), int) else options
+def _fewer(options: dict) -> dict:
+    """A number of genes that the section does not have means all, several splits mean one."""
+    fewer = {"genes": None, "splits": 1}
+    return options | {name: fewer[name] for name in fewer if isinstance(options.get(name), int)}
 
 
 class CheapModel(snrmix.SNRMix):
     """A model that trains for two epochs unless told otherwise."""
 
     def __init__(self, **options):
-        super().__init__(**{"encoder": "colour", **CHEAP, **_fewer_genes(options)})
+        super().__init__(**{"encoder": "colour", **CHEAP, **_fewer(options)})
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def cheap(monkeypatch):
         def call(*args, **options):
             fewer = {} if options.get("preset") else CHEAP
             encoder = {} if "use_rep" in options else {"encoder": "colour"}
-            return function(*args, **{**encoder, **fewer, **_fewer_genes(options)})
+            return function(*args, **{**encoder, **fewer, **_fewer(options)})
 
         return call
 
