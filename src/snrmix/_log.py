@@ -34,3 +34,20 @@ def quiet(*names: str):
         finally:
             for other, level in zip(loggers, levels, strict=True):
                 other.setLevel(level)
+
+
+@contextlib.contextmanager
+def kept_warnings():
+    """A list of what the package warns of in the meantime; it is logged all the same."""
+    kept: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            kept.append(record.getMessage())
+
+    handler = Keep(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield kept
+    finally:
+        logger.removeHandler(handler)

@@ -3,7 +3,8 @@ from snrmix.pl.calibration import calibration
 from snrmix.pl.compare import compare
 from snrmix.pl.crops import crops
 from snrmix.pl.gene_scores import gene_scores
+from snrmix.pl.report import report
 from snrmix.pl.training import training
 from snrmix.pl.weights import weights
 
-__all__ = ["benchmark", "calibration", "compare", "crops", "gene_scores", "training", "weights"]
+__all__ = ["benchmark", "calibration", "compare", "crops", "gene_scores", "report", "training", "weights"]
