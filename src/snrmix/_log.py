@@ -1,5 +1,6 @@
 import contextlib
 import logging
+import threading
 import warnings
 
 
@@ -38,12 +39,14 @@ def quiet(*names: str):
 
 @contextlib.contextmanager
 def kept_warnings():
-    """A list of what the package warns of in the meantime; it is logged all the same."""
+    """A list of what the package warns of in the meantime, in this thread; it is logged all the same."""
     kept: list[str] = []
+    own = threading.get_ident()
 
     class Keep(logging.Handler):
         def emit(self, record):
-            kept.append(record.getMessage())
+            if record.thread == own:
+                kept.append(record.getMessage())
 
     handler = Keep(logging.WARNING)
     logger.addHandler(handler)

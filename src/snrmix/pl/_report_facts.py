@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from snrmix.data.results import MEASURED, MODELLED, Result
+from snrmix.data.results import MEASURED, MODELLED, WARNINGS, Result
 from snrmix.io._description import LOOKS, Description
 from snrmix.io.describe import describe
 from snrmix.pl._report_repeat import is_prediction
@@ -123,16 +123,16 @@ def _patches(result: Result, name: str) -> str:
 
 def doubts_of(result: Result, found: Description, warnings: Sequence[str], notes: Sequence[str]) -> list[str]:
     """What the run warned of, and what else does not look right, each once."""
-    recorded = [str(one) for one in np.atleast_1d(result.record.get("warnings", np.zeros(0, object)))]
+    recorded = [str(one) for one in np.atleast_1d(result.record.get(WARNINGS, np.zeros(0, object)))]
     own = [] if is_prediction(result) else [*found["refused"], *found["doubtful"]]
     return list(dict.fromkeys([*warnings, *recorded, *own, *notes]))
 
 
-def parameters_of(result: Result) -> dict[str, list[tuple[str, str]]]:
+def parameters_of(result: Result) -> dict[str, object]:
     """Parameters and versions, as they were recorded."""
     parameters = [(str(name), _text(value)) for name, value in result.record.get("parameters", {}).items()]
     versions = [(str(name), str(value)) for name, value in result.record.get("versions", {}).items()]
-    return {"parameters": parameters, "versions": versions}
+    return {"parameters": parameters, "versions": versions, "made_by": dict(versions).get("snrmix", "")}
 
 
 def _text(value) -> str:

@@ -69,8 +69,8 @@ def report(
     warnings
         What the run warned of, where the result does not have it.
     image
-        ``True``: show the histology of the object; where it cannot be read, spots are shown alone and the page says why.
-        ``False``: spots alone. Or an image of its own, as in `snrmix.tl.impute`.
+        By default the histology of the object is shown; where it cannot be read, spots are shown alone and the page says
+        why. ``False``: spots alone. Or an image of its own, as in `snrmix.tl.impute`.
     image_key, library_key, table_key
         As in `snrmix.tl.impute`.
 

@@ -15,10 +15,9 @@ from snrmix.data.paths import read_path
 from snrmix.data.stored import entry_of
 from snrmix.data.table import read_table
 from snrmix.data.words import read_genes
-from snrmix.tl._cohort_sheet import Sample
+from snrmix.tl._cohort_sheet import LIBRARY, Sample
 
 BY_SAMPLE = ("image", "um_per_px", "measured", "library_key")  # what may differ between samples of a model
-LIBRARY = "snrmix_sample"
 
 
 def impute_together(unit) -> list[AnnData]:
