@@ -68,8 +68,8 @@ def check(data, result: Result, held_out: str | None, where: dict) -> Checks:
     claimed = float(result.record["scores"]["mse_ratio"]["snrmix"])
     said = [
         f"{int(overall['n_spots']):,} spots were measured and hidden from the run. There the squared error is "
-        f"{100 * overall['mse_ratio']:.0f} % of the mean's, where {100 * claimed:.0f} % had been claimed, and for the gene in "
-        f"the middle predicted and measured values correlate with {overall['pearson_median']:.2f}."
+        f"{100 * overall['mse_ratio']:.0f} % of the mean's, where {100 * claimed:.0f} % had been claimed, and for the median "
+        f"gene predicted and measured values correlate with {overall['pearson_median']:.2f}."
     ]
     curves, more = _curves(data, column, options)
     return Checks([*said, *more], hidden & ~result.is_measured, scores, curves)
@@ -81,7 +81,11 @@ def _measured_instead(data, result: Result, where: dict) -> tuple[list[str], np.
         "Intervals were made so that nine of ten values that would be observed lie in them, by the errors at measured spots "
         "that were left out. To see whether they do, hide some spots before the run (snrmix.pp.hold_out, snrmix hold-out)."
     ]
-    if str(result.record["fill"]) != "all" or result.record.get("typical_depth") is not None or not result.is_measured.any():
+    if (
+        str(result.record["fill"]) != "all"
+        or result.record.get("typical_depth") is not None
+        or not result.is_measured.any()
+    ):
         return said, nothing, None, []
     options = {"key": result.key, **{name: where.get(name) for name in ("library_key", "table_key")}}
     curves, more = _curves(data, result.name("measured"), options)
@@ -98,13 +102,13 @@ def _curves(data, column: str, options: dict) -> tuple[list[dict], list[str]]:
     for by, group, name, marker, dash in CURVES:
         rows = table[(table["by"] == by) & (table["group"] == group)]
         if len(rows):
-            points = [(_x(level), _y(observed)) for level, observed in zip(rows["level"], rows["observed"], strict=True)]
+            points = [
+                (_x(level), _y(observed)) for level, observed in zip(rows["level"], rows["observed"], strict=True)
+            ]
             pairs = [(100 * a, 100 * b) for a, b in zip(rows["level"], rows["observed"], strict=True)]
             band = [(_x(a), _y(b)) for a, b in zip(rows["level"], rows["high"], strict=True)]
             band += [(_x(a), _y(b)) for a, b in zip(rows["level"][::-1], rows["low"][::-1], strict=True)]
-            found.append(
-                {"name": name, "marker": marker, "dash": dash, "points": points, "rows": pairs, "band": band}
-            )
+            found.append({"name": name, "marker": marker, "dash": dash, "points": points, "rows": pairs, "band": band})
     overall = table[table["by"] == "all"]
     at_90 = float(np.interp(0.9, overall["level"], overall["observed"]))
     return found, [f"Intervals that promise to hold nine of ten observed values (90 %) held {100 * at_90:.1f} %."]

@@ -39,7 +39,10 @@ def facts_of(result: Result, found: Description) -> list[tuple[str, str]]:
 def _facts(result: Result, found: Description) -> Iterator[tuple[str, str]]:
     record, table = result.record, result.table
     parameters = record.get("parameters", {})
-    yield "Size", f"{table.n_obs:,} spots, {table.n_vars:,} genes, of which {int(result.flags(MODELLED).sum()):,} were modelled"
+    yield (
+        "Size",
+        f"{table.n_obs:,} spots, {table.n_vars:,} genes, of which {int(result.flags(MODELLED).sum()):,} were modelled",
+    )
     measured = int(result.is_measured.sum())
     yield "Measured", f"{measured:,} of {table.n_obs:,} spots ({100 * measured / table.n_obs:.0f} %)"
     if not is_prediction(result):
@@ -47,7 +50,7 @@ def _facts(result: Result, found: Description) -> Iterator[tuple[str, str]]:
     yield "Unit of the maps", str(record["units"])
     yield "The imputed layer has", FILLS.get(str(record["fill"]), str(record["fill"]))
     yield "Values are", DEPTHS.get(str(record.get("at_depth", "")), "")
-    yield "Seen by", _encoder(parameters)
+    yield "Image encoder", _encoder(parameters)
 
 
 def _expression(found: Description, layer: str) -> str:
@@ -62,7 +65,7 @@ def _encoder(parameters: dict) -> str:
     if representation not in ("none", "None"):
         return f"features that were in obsm[{representation!r}]"
     encoder = str(parameters.get("encoder", ""))
-    return "" if encoder in ("", "none", "None") else f"{encoder} (what turns a patch of the image into numbers)"
+    return "" if encoder in ("", "none", "None") else encoder
 
 
 def slide_facts(result: Result, found: Description) -> list[dict]:
@@ -107,7 +110,9 @@ def _image(result: Result, one: dict) -> str:
         return "none"
     name = str(read["name"]).rpartition("/")[2].removesuffix(f" of library {one['name']!r}")
     um = float(read["um_per_px"])
-    return f"{name}, {int(read['width']):,} x {int(read['height']):,} px" + (f", {um:.3g} µm per px" if np.isfinite(um) else "")
+    return f"{name}, {int(read['width']):,} x {int(read['height']):,} px" + (
+        f", {um:.3g} µm per px" if np.isfinite(um) else ""
+    )
 
 
 def _patches(result: Result, name: str) -> str:
@@ -116,7 +121,10 @@ def _patches(result: Result, name: str) -> str:
     if "patch_side" not in record or name not in known:
         return ""
     at = known.index(name)
-    sides, um = np.atleast_2d(np.asarray(record["patch_side"], float))[at], float(np.atleast_1d(record["um_per_px"])[at])
+    sides, um = (
+        np.atleast_2d(np.asarray(record["patch_side"], float))[at],
+        float(np.atleast_1d(record["um_per_px"])[at]),
+    )
     unit, factor = ("µm", um) if np.isfinite(um) else ("px", 1.0)
     return f"squares of {', '.join(f'{side * factor:.0f}' for side in sides)} {unit} around each spot"
 

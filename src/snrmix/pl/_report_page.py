@@ -54,7 +54,11 @@ def render(page: Mapping) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.0f} %"
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -63,5 +67,10 @@ def render(page: Mapping) -> str:
     template = environment.get_template("report.html.j2")
     content = plain(page["content"])
     return template.render(
-        **{**page, "content": content}, style=style, script=script, allowed=allowed, ticks=ticks(), version=snrmix.__version__
+        **{**page, "content": content},
+        style=style,
+        script=script,
+        allowed=allowed,
+        ticks=ticks(),
+        version=snrmix.__version__,
     )

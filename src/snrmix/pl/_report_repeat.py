@@ -52,7 +52,9 @@ def repeat_of(result: Result, file: str, given: Mapping[str, object]) -> Repeat:
     if is_prediction(result):
         note = "These values were predicted by a stored model: repeat them with that model and this section."
         return Repeat(
-            f'model = snrmix.SNRMix.load("model")\npredicted = model.predict(adata, key_added={result.key!r})', "", (note,)
+            f'model = snrmix.SNRMix.load("model")\npredicted = model.predict(adata, key_added={result.key!r})',
+            "",
+            (note,),
         )
     arguments, notes = {}, []
     for name, value in parameters.items():
@@ -101,14 +103,28 @@ def _restored(name: str, value):
 def _object(name: str, fields: Mapping):
     """A strategy, losses or options of the training, with what differs from their defaults."""
     title = str(fields["name"])
+    if name == "mix" and (known := _known_mixing(fields)):
+        return _DEFAULT if known == "snr" else known
     kind = {"training": Training, "losses": Losses}.get(name) or getattr(strategies, title, None)
     if kind is None or not dataclasses.is_dataclass(kind):
         return _NOT_KNOWN
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     given = {key: _plain(value) for key, value in fields.items() if key in defaults}
     changed = {key: value for key, value in given.items() if not _same(value, defaults[key])}
-    is_default = not changed and title in ("SNRMixing", "Losses", "Training")
+    is_default = not changed and title in ("Losses", "Training")
     return _DEFAULT if is_default else _Call("" if name == "training" else title, changed)
+
+
+def _known_mixing(fields: Mapping) -> str | None:
+    """What a strategy is called, where it has the options that come with a name."""
+    given = {key: _plain(value) for key, value in fields.items() if key != "name"}
+    for name, make in strategies.MIXINGS.items():
+        known = make()
+        if type(known).__name__ == fields["name"] and dataclasses.is_dataclass(known):
+            own = dataclasses.asdict(known)
+            if own.keys() == given.keys() and all(_same(given[key], own[key]) for key in own):
+                return name
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -11,11 +13,11 @@ from snrmix.pl._report_repeat import is_prediction
 
 METHODS = {
     "snrmix": "snrmix (this result)",
-    "network": "its network alone: what the image says",
-    "kriging": "its kriging alone: what the neighbours and the image say",
+    "network": "its network alone",
+    "kriging": "its kriging alone",
     "depth": "sequencing depth alone",
-    "mean": "always the gene's mean",
-    "spatial kNN": "the mean of the nearest spots",
+    "mean": "the gene's mean",
+    "spatial kNN": "mean of the nearest spots",
     "ridge": "ridge regression on the image",
 }
 SHARE, NUMBER, FLAG = "share", "number", "flag"  # how a column is shown
@@ -33,7 +35,12 @@ COLUMNS = (  # part of a result's name in var, heading, how it is shown, what it
 HELD_OUT = (  # the same of what `snrmix.tl.evaluate` found at hidden spots
     ("explained", "Explained at hidden spots", SHARE, "As Explained, at the spots that were hidden from the run."),
     ("pearson", "Pearson at hidden spots", NUMBER, "As Pearson, at the spots that were hidden from the run."),
-    ("explainable_neighbour_depth", "Of what could be", SHARE, "Share of what is not noise of counting that is explained."),
+    (
+        "explainable_neighbour_depth",
+        "Of what could be",
+        SHARE,
+        "Share of what is not noise of counting that is explained.",
+    ),
 )
 ORDER = ("explained_given_depth", "explained", "pearson")  # by which genes are ranked
 
@@ -52,7 +59,7 @@ def columns_of(result: Result, held_out: pd.DataFrame | None) -> list[dict]:
         if not result.has(part):
             continue
         values = result.flags(part)[modelled] if kind == FLAG else result.column(part, "")[modelled]
-        if kind == FLAG or np.isfinite(values).any():
+        if kind == FLAG or (np.isfinite(values).any() and not (part.startswith("weight") and np.ptp(values) < 1e-6)):
             found.append(_column(part, title, kind, text, values))
     if held_out is not None:
         genes = result.table.var_names[modelled]
@@ -64,7 +71,9 @@ def columns_of(result: Result, held_out: pd.DataFrame | None) -> list[dict]:
 
 
 def _column(part: str, title: str, kind: str, text: str, values: np.ndarray) -> dict:
-    plain = [int(v) for v in values] if kind == FLAG else [round(float(v), 3) if np.isfinite(v) else None for v in values]
+    plain = (
+        [int(v) for v in values] if kind == FLAG else [round(float(v), 3) if np.isfinite(v) else None for v in values]
+    )
     return {"part": part, "title": title, "kind": kind, "help": text, "values": plain}
 
 
@@ -122,47 +131,52 @@ KINDS = {
 def verdict_of(result: Result) -> dict:
     """The main sentence, and what explains it."""
     figures = figures_of(result.table, result.key)
-    n, of, ratio = figures["n_reliable"], figures["n_modelled"], figures["mse_ratio"]
-    maps = "maps" if n != 1 else "map"
-    head = f"For {n:,} of {of:,} genes the map may be looked at."
+    head = f"For {figures['n_reliable']:,} of {figures['n_modelled']:,} genes the map may be looked at."
+    return {"head": head, "said": [*_of_maps(result, figures), *_of_error(figures), *_of_correlation(figures)]}
+
+
+def _of_maps(result: Result, figures: dict) -> Iterator[str]:
+    """What it means that a map may be looked at, and where scores are from."""
+    maps = "Such maps predict" if figures["n_reliable"] != 1 else "Such a map predicts"
+    ratios = result.record["scores"]["mse_ratio"].astype(float)
+    knows_depth = "depth" in ratios.index and np.isfinite(ratios["depth"])
+    yield (
+        f"{maps} better than the gene's mean{' and than sequencing depth alone' if knows_depth else ''}; at most 5 % of such "
+        f"maps are expected to be wrong. Maps of the other genes may show nothing but noise{', or depth' if knows_depth else ''}."
+    )
     if is_prediction(result):
-        where = "of other spots than these, when the model was made"
+        yield "These scores are of other spots than these: those of the sections that the model was made from."
     else:
-        where = f"of {_scored(result)} measured spots, each predicted by models that had not seen it"
-    said = [
-        f"Such {maps} predict better than the gene's mean and than sequencing depth alone, with 5 % of them expected to be "
-        "wrong. Maps of the other genes may show nothing but noise, or depth."
-        if "depth" in result.record["scores"].index
-        else f"Such {maps} predict better than the gene's mean, with 5 % of them expected to be wrong. Maps of the other "
-        "genes may show nothing but noise.",
-        f"These scores are {where}.",
-    ]
-    if ratio is not None:
-        said.append(
-            f"Over all {of:,} genes the squared error is {_percent(ratio)} of what always saying a gene's mean would give: "
-            + (f"{_percent(1 - ratio)} less." if ratio < 1 else "no better than the mean.")
-        )
-    if figures.get("depth_share") is not None and ratio < 1:
-        said.append(
+        n = int(result.record["n_spots_scored"])
+        yield f"These scores are of {n:,} measured spots, each predicted by models that had not seen it."
+
+
+def _of_error(figures: dict) -> Iterator[str]:
+    """How much of the error is left, how much of its fall is depth, and what simple methods leave."""
+    ratio, best = figures["mse_ratio"], figures["best_baseline_mse_ratio"]
+    if ratio is None:
+        return
+    less = f"{_percent(1 - ratio)} less" if ratio < 1 else "no better than the mean"
+    yield (
+        f"Over all {figures['n_modelled']:,} genes the squared error is {_percent(ratio)} of what always saying a gene's mean "
+        f"would give: {less}."
+    )
+    if figures.get("depth_share") is not None:
+        yield (
             f"{_percent(figures['depth_share'])} of this fall is sequencing depth: how many molecules were caught at a spot, "
             "which is no biology of the gene."
         )
-    if figures["best_baseline_mse_ratio"] is not None and ratio is not None:
-        best = METHODS.get(figures["best_baseline"], figures["best_baseline"])
-        better = ratio < figures["best_baseline_mse_ratio"]
-        said.append(
-            f"The best of the simple methods ({best}) leaves {_percent(figures['best_baseline_mse_ratio'])}."
-            + ("" if better else " This result is no better than that.")
-        )
+    if best is not None:
+        name = METHODS.get(figures["best_baseline"], figures["best_baseline"])
+        no_better = "" if ratio < best else " This result is no better than that."
+        yield f"The best of the simple methods ({name}) leaves {_percent(best)}.{no_better}"
+
+
+def _of_correlation(figures: dict) -> Iterator[str]:
     if figures["pearson_median"] is not None:
         given = figures.get("pearson_given_depth_median")
         beyond = f", and {given:.2f} beyond what depth says" if given is not None else ""
-        said.append(f"For the gene in the middle, predicted and measured values correlate with {figures['pearson_median']:.2f}{beyond}.")
-    return {"head": head, "said": said, "figures": figures}
-
-
-def _scored(result: Result) -> str:
-    return f"{int(result.record['n_spots_scored']):,}"
+        yield f"For the median gene, predicted and measured values correlate with {figures['pearson_median']:.2f}{beyond}."
 
 
 def _percent(value: float) -> str:

@@ -143,22 +143,21 @@
   }
 
   // What is said of a gene, and the bars that explain its colours.
-  function scores(name, slide) {
-    const at = CONTENT.genes.names.indexOf(name), said = [];
-    if (at < 0) return "was seen in too few spots to be modelled: its mean is shown";
-    const get = (part) => {
-      const column = CONTENT.genes.columns.find((one) => one.part === part);
-      return column && column.values[at] !== null ? shown(column, column.values[at]) : null;
-    };
-    const reliable = CONTENT.genes.columns.find((one) => one.part === "reliable");
-    if (reliable) said.push(reliable.values[at] ? "● may be looked at" : "○ should not be looked at: no better than the mean or depth");
+  function scores(name) {
+    const at = CONTENT.genes.names.indexOf(name), said = [], made = [];
+    if (at < 0) return ["seen in too few spots to be modelled: its mean is shown"];
+    const column = (part) => CONTENT.genes.columns.find((one) => one.part === part);
+    const get = (part) => (column(part) && column(part).values[at] !== null ? shown(column(part), column(part).values[at]) : null);
+    if (column("reliable")) {
+      const good = Boolean(column("reliable").values[at]);
+      made.push(element("span", good ? "● may be looked at" : "○ not to be looked at", { class: "badge " + (good ? "yes" : "no") }), " ");
+    }
     if (get("explained")) {
       const given = get("explained_given_depth");
-      said.push(get("explained") + " of the error explained" + (given ? " (" + given + " given depth)" : ""));
+      said.push(get("explained") + " explained" + (given ? " (" + given + " given depth)" : ""));
     }
-    if (get("pearson")) said.push("Pearson " + get("pearson"));
-    if (get("hidden_pearson")) said.push(get("hidden_pearson") + " at hidden spots");
-    return said.join(" · ");
+    if (get("pearson")) said.push("Pearson " + get("pearson") + (get("hidden_pearson") ? " (" + get("hidden_pearson") + " at hidden spots)" : ""));
+    return [...made, said.join(" · ")];
   }
 
   function legend(title, scale, stops) {
@@ -271,7 +270,7 @@
   function update() {
     const gene = MAPS.genes[state.gene], slide = current(), map = values(state.gene, state.slide);
     genes.value = String(state.gene);
-    field("gene-said").replaceChildren(element("strong", gene.n), ": " + scores(gene.n));
+    field("gene-said").replaceChildren(element("strong", gene.n), " ", ...scores(gene.n));
     field("tag-left").textContent = KINDS[left.value];
     field("tag-right").textContent = KINDS[right.value];
     canvas.setAttribute("aria-label", "Map of " + gene.n + " on " + slide.name + ": " + KINDS[left.value] + " to the left of the divider, " +
@@ -431,12 +430,14 @@
   function card(gene) {
     const made = element("figure", null, { class: "card" }), caption = element("figcaption");
     const { n } = MAPS.genes[gene], map = values(gene, state.slide);
-    const kinds = kindsOf(current()).filter((kind) => kind !== "tissue" && !(kind === "seen" && current().hasHidden && !MAPS.sd));
     const panels = element("div", null, { class: "panels" });
-    panels.append(...kinds.filter((kind) => kind !== "truth").map((kind) => panel(gene, kind)));
+    const kinds = kindsOf(current()).filter((kind) => kind !== "tissue" && kind !== "truth");
+    panels.append(...kinds.map((kind) => panel(gene, kind)));
     const button = element("button", "Look closer", { type: "button", "aria-label": "Look closer at " + n });
     button.addEventListener("click", () => show(gene));
-    caption.append(element("h4", n), element("p", scores(n), { class: "hint" }));
+    const said = element("p", null, { class: "hint" });
+    said.append(...scores(n));
+    caption.append(element("h4", n), said);
     made.append(caption, panels, legend("", map.v, MAPS.colours.values), button);
     return made;
   }

@@ -55,6 +55,13 @@ function shown(column, value) {
   function row(i) {
     const made = element("tr");
     made.append(element("th", names[i], { scope: "row" }));
+    const link = element("td", null, { class: "show" });
+    if (withMap.has(names[i])) {
+      const button = element("button", "Show", { type: "button", "aria-label": "Show the map of " + names[i] });
+      button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("gene", { detail: names[i] })));
+      link.append(button);
+    }
+    made.append(link);
     for (const column of columns) {
       const value = column.values[i];
       const cell = element("td", shown(column, value));
@@ -67,13 +74,6 @@ function shown(column, value) {
       }
       made.append(cell);
     }
-    const last = element("td");
-    if (withMap.has(names[i])) {
-      const button = element("button", "Show", { type: "button", "aria-label": "Show the map of " + names[i] });
-      button.addEventListener("click", () => document.dispatchEvent(new CustomEvent("gene", { detail: names[i] })));
-      last.append(button);
-    }
-    made.append(last);
     return made;
   }
 
