@@ -317,7 +317,7 @@
 
   // Pointers: the divider, the map once it is enlarged, two fingers, and reading values.
   const pointers = new Map();
-  let drag = null;
+  let drag = null, grip = 0;
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
@@ -331,7 +331,8 @@
     const [x, y] = place(event);
     pointers.set(event.pointerId, [x, y]);
     canvas.setPointerCapture(event.pointerId);
-    const isNear = Math.abs(x - stage.clientWidth * divider.value / 100) < 26;
+    grip = x - stage.clientWidth * divider.value / 100;
+    const isNear = Math.abs(grip) < 26;
     drag = pointers.size > 1 ? "pinch" : isNear || state.zoom === 1 ? "divider" : "map";
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -345,7 +346,7 @@
       return;
     }
     pointers.set(event.pointerId, [x, y]);
-    if (drag === "divider") divide(Number(divider.value) + (x - before[0]) / stage.clientWidth * 100);
+    if (drag === "divider") divide((x - grip) / stage.clientWidth * 100);
     if (drag === "map") move(x - before[0], y - before[1]);
   });
   for (const name of ["pointerup", "pointercancel"]) {
