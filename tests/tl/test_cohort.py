@@ -114,6 +114,37 @@ def test_a_rerun_does_what_is_not_done(finished, cohort, cluster):
     (cohort / "junk.h5ad").write_text("no HDF5")
 
 
+def test_pages_about_results(cohort, tmp_path):
+    from snrmix.tl._cohort_unit import run_unit
+
+    path = sheet(cohort, "sample,path\na,a.h5ad", "one.csv")
+    (sample,) = read_sheet(path, [], [])
+    (record,) = run_unit(Unit((sample,), tmp_path, FAST, report=snrmix.pl.report))
+    page = tmp_path / "a.report.html"
+    assert record["report"] == page.name and "<h1>a</h1>" in page.read_text()
+    stored = (tmp_path / "a.h5ad").stat().st_mtime_ns
+    page.unlink()
+    table = snrmix.tl.impute_cohort(path, tmp_path, report=snrmix.pl.report, **FAST)
+    assert page.exists() and (tmp_path / "a.h5ad").stat().st_mtime_ns == stored, "made from the result that is there"
+    assert table.loc["a", "report"] == page.name
+    assert '<a href="a.report.html">report</a>' in (tmp_path / "cohort.html").read_text()
+    table = snrmix.tl.impute_cohort(path, tmp_path, **FAST)
+    assert "report" not in table and "a.report.html" not in (tmp_path / "cohort.html").read_text()
+
+
+def test_a_page_that_fails_costs_no_result(cohort, tmp_path):
+    from snrmix.tl._cohort_unit import run_unit
+
+    def fail(*_, **options):
+        raise RuntimeError("no ink")
+
+    (sample,) = read_sheet(sheet(cohort, "sample,path\na,a.h5ad", "one.csv"), [], [])
+    (record,) = run_unit(Unit((sample,), tmp_path, FAST, report=fail))
+    assert record["status"] == "done" and "report" not in record
+    assert any("the report could not be written: unexpected RuntimeError: no ink" in one for one in record["warnings"])
+    assert (tmp_path / "a.h5ad").exists()
+
+
 def test_what_makes_a_rerun(cohort, tmp_path):
     sample = read_sheet(sheet(cohort, THREE), ["measured"], ["patient"])[0]
     unit = Unit((sample,), tmp_path, FAST)
