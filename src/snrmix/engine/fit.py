@@ -18,11 +18,20 @@ from snrmix.engine.mix import Mixing
 from snrmix.engine.neighbours import distance_to_measured
 from snrmix.engine.network.crossfit import NetworkFit, fit_network
 from snrmix.engine.options import Finetuning, Training
-from snrmix.engine.scores.by_library import Scores, library_means, mean_scores, reference_values, score_libraries
+from snrmix.engine.scores.by_library import (
+    Scores,
+    fold_numbers,
+    library_means,
+    mean_scores,
+    reference_values,
+    score_libraries,
+)
 from snrmix.engine.section import Section
+from snrmix.engine.sharing import Shared, weigh_sharing
 from snrmix.engine.stack import Stack, combine, fit_stack
 
 HALVED_SPOTS = 800
+MEMBERS = ("network", "kriging", "rates")  # predictors of the stack
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,33 @@ class Member:
 
     out_of_fold: np.ndarray
     predicted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """What a model predicts of a section, before it is calibrated.
+
+    Parameters
+    ----------
+    out_of_fold, predicted
+        As in `Member`, of the stack.
+    depths
+        Of the sites, ``None`` where those of measured spots are not known.
+    members
+        By name.
+    stack
+        Their weights.
+    network, kriged
+        What two of the members were made with; ``None`` without.
+    """
+
+    out_of_fold: np.ndarray
+    predicted: np.ndarray
+    depths: SiteDepths | None
+    members: dict[str, Member]
+    stack: Stack
+    network: NetworkFit | FinetunedFit | None
+    kriged: SectionKriging | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +140,9 @@ class SectionFit:
     record: dict
 
 
-def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False) -> SectionFit:
+def fit_section(
+    section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False, shared: Shared | None = None
+) -> SectionFit:
     """Cross-fit network and kriging, stack them per gene, calibrate, and score on the spots that were held out.
 
     Parameters
@@ -117,25 +155,30 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
         What to fit.
     elsewhere
         Predictions are wanted for libraries without measured spots: nothing may rest on neighbours in space.
+    shared
+        What a model of more libraries, with the same folds, predicts of this section: both are weighed.
     """
-    first = [fold for fold in folds if fold.repeat == 0]
-    fine = finer(first, len(section.measured))
-    scored = np.sort(np.concatenate([fold.held_out for fold in first]))
-    network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
-    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members)
+    first, fine, scored = settle_folds(folds, len(section.measured))
+    own = stack_section(section, folds, settings, elsewhere)
+    out_of_fold, predicted, depths, sharing = own.out_of_fold, own.predicted, own.depths, None
+    if shared is not None:
+        fold = fold_numbers(first, len(out_of_fold))[scored]
+        sharing = weigh_sharing(section.expression[scored], own.out_of_fold[scored], shared.out_of_fold[scored], fold)
+        out_of_fold, predicted, depths = sharing.take(scored, own, shared)
     result = calibrate_members(
-        section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
+        section, first, scored, out_of_fold, predicted, own.kriged, elsewhere, depths, settings.typical_depth
     )
     together = held_out_together(fine, len(section.measured))
     errors = section_errors(section, result, together, scored)
-    held_out = {name: member.out_of_fold for name, member in members.items()}
+    held_out, stack, network = {name: m.out_of_fold for name, m in own.members.items()}, own.stack, own.network
+    weights = {**({"rates": 0.0} if own.kriged else {}), **dict(zip(held_out, stack.weights, strict=True))}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
         "weight_spread": stack.spread,
-        "kriging": kriged.record if kriged is not None else {},
+        "kriging": own.kriged.record if own.kriged is not None else {},
+        **({} if sharing is None else {"sharing": sharing.record}),
     }
-    del kriged, members  # large, and not needed for scores
+    del own  # large, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
     alone = given_depth(section, fine, depths)
@@ -143,12 +186,27 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     centres = fitted_means(section, first, fine, list(methods), references["mean"])
     by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
     for scores in by_library.values():
-        for name, weight in zip(held_out, stack.weights, strict=True):
+        for name, weight in weights.items():
             scores.genes[f"weight_{name}"] = weight
     return SectionFit(
         result.out_of_fold, result.out_of_fold_sd, result.predicted, result.predicted_sd, depths, by_library,
         *mean_scores(by_library), scored, result.calibration, errors, together, network, record,
     )  # fmt: skip
+
+
+def settle_folds(folds: list[Fold], n: int) -> tuple[list[Fold], list[Fold], np.ndarray]:
+    """Folds of the first repeat, finer ones for kriging, and which of ``n`` measured spots are held out by them."""
+    first = [fold for fold in folds if fold.repeat == 0]
+    return first, finer(first, n), np.sort(np.concatenate([fold.held_out for fold in first]))
+
+
+def stack_section(section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False) -> Stacked:
+    """Cross-fit network and kriging, and stack them per gene; parameters are those of `fit_section`."""
+    first, fine, scored = settle_folds(folds, len(section.measured))
+    network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
+    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
+    depths = tell_depths(section, first, kriged, members)
+    return Stacked(out_of_fold, predicted, depths, members, stack, network, kriged)
 
 
 def fit_members(
@@ -173,6 +231,8 @@ def fit_members(
     if settings.kriging:
         kriged = krige_section(section, fine, settings.device, apart=elsewhere)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
+        if kriged.out_of_fold_rates is not None:
+            members["rates"] = Member(kriged.out_of_fold_rates, kriged.predicted_rates)
     return network, kriged, members
 
 

@@ -12,13 +12,15 @@ from snrmix._names import listing
 from snrmix.data.depth import site_depths
 from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of
 from snrmix.data.sites import Sites, restrict_sites
-from snrmix.engine.fit import SectionFit, Settings, fit_section
+from snrmix.engine.fit import SectionFit, Settings, Stacked, fit_section, stack_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
 from snrmix.engine.section import Section
+from snrmix.engine.sharing import Shared
 from snrmix.plan.cost import Run
 from snrmix.plan.features import Features
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.options import Options
+from snrmix.plan.sharing import join_folds
 from snrmix.plan.source import Source
 from snrmix.plan.splits import choose_folds, settle_neighbours
 
@@ -51,6 +53,8 @@ class Part:
         Of the measured ones.
     site_depth
         Counts of every site, see `snrmix.data.depth.site_depths`.
+    partner
+        A model of all libraries with the same folds, whose predictions are weighed with its own; ``None``: there is none.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Part:
     expression: Expression
     folds: list[Fold]
     site_depth: np.ndarray | None = None
+    partner: Part | None = None
 
     @property
     def measured(self) -> np.ndarray:
@@ -117,9 +122,13 @@ class Part:
             self.site_depth,
         )
 
-    def fit(self, features: Features, settings: Settings) -> SectionFit:
-        """Fit it; ``features`` are those of all sites of the object."""
-        return fit_section(self.section(features), self.folds, settings, self.elsewhere)
+    def stack(self, features: Features, settings: Settings) -> Stacked:
+        """What it predicts, before that is calibrated."""
+        return stack_section(self.section(features), self.folds, settings, self.elsewhere)
+
+    def fit(self, features: Features, settings: Settings, shared: Shared | None = None) -> SectionFit:
+        """Fit it; ``features`` are those of all sites of the object, ``shared`` is what its partner predicts."""
+        return fit_section(self.section(features), self.folds, settings, self.elsewhere, shared)
 
 
 def plan_models(source: Source, options: Options) -> list[Part]:
@@ -139,7 +148,7 @@ def plan_models(source: Source, options: Options) -> list[Part]:
     count = np.bincount(source.sites.library[source.is_measured], minlength=len(names))
     enough = np.flatnonzero(count >= MIN_MEASURED)
     few = [f"{names[code]} ({count[code]})" for code in np.flatnonzero((count > 0) & (count < MIN_MEASURED))]
-    if few and not share:
+    if few and share is False:
         raise ValueError(
             f"fewer than {MIN_MEASURED} measured spots, too few for a model of its own, in library {listing(few)}: pass "
             "share=True, or mark these spots as unmeasured with measured=, so that the other libraries predict them."
@@ -147,8 +156,12 @@ def plan_models(source: Source, options: Options) -> list[Part]:
     if len(names) > 1 and source.units == "auto":
         _check_units(source, np.flatnonzero(count))
     source = _settle_genes(source)
-    together = [enough] if share and len(enough) else [[code] for code in enough]
+    together = [enough] if share is True and len(enough) else [[code] for code in enough]
     parts = [plan_model(source, options, codes) for codes in together]
+    if share == "auto" and len(parts) > 1:
+        partner = read_part(source, SHARED, "shared", tuple(part.name for part in parts), enough)
+        partner = replace(partner, folds=join_folds(parts, partner))
+        parts = [replace(part, partner=partner) for part in parts]
     rest = tuple(names[code] for code in range(len(names)) if code not in enough)
     if rest:
         parts.append(_elsewhere(source, count, rest, options))

@@ -6,6 +6,7 @@ import numpy as np
 
 from snrmix._log import logger
 from snrmix.data.results import UNITS
+from snrmix.engine.fit import MEMBERS
 from snrmix.plan.source import Source
 from snrmix.tl.write import Model, library_scores, overall
 
@@ -16,7 +17,7 @@ def report(source: Source, models: list[Model], key: str, fill: str, at_depth: s
     scores, several = methods["mse_ratio"], len(library_scores(models)) > 1
     known = bool(np.isfinite(scores["depth"]))
     given = f", {genes['pearson_given_depth'].median():.2f} beyond what depth says" if known else ""
-    baselines = scores[[name for name in scores.index if name not in ("snrmix", "network", "kriging")]].dropna()
+    baselines = scores[[name for name in scores.index if name not in ("snrmix", *MEMBERS)]].dropna()
     baseline = baselines.idxmin() if len(baselines) else scores.index[0]
     logger.info(
         "out-of-fold MSE is %.3f of the mean's (best baseline, %s: %.3f); Pearson per gene %.2f in the median%s; %d of %d "

@@ -21,9 +21,10 @@ from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
 from snrmix.plan.depth import choose_depth, warn_of_other_depths
 from snrmix.plan.features import Features, read_features
-from snrmix.plan.options import complete, read_options, training_names
+from snrmix.plan.options import Options, complete, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
+from snrmix.plan.sharing import shared_of
 from snrmix.plan.source import doubt, read_source
 from snrmix.tl._report import report
 from snrmix.tl.write import Model, write
@@ -58,7 +59,7 @@ def impute(
     scales=DEFAULT_SCALES,
     library_key: str | None = None,
     depth_key: str | None = None,
-    share: bool = False,
+    share: bool | str = "auto",
     mix="snr",
     losses: Losses | None = None,
     kriging: bool = True,
@@ -125,10 +126,12 @@ def impute(
         the like are looked for. At unmeasured spots, where it has numbers, predictions and intervals are for that depth
         instead of the one that is predicted there.
     share
-        ``False``: each library has its own model, and its result is that of a call on this library alone, but for a number
-        of ``genes``, which are chosen over all libraries, and the patch size of a library without an array. ``True``: one
-        model of all libraries. Either way, libraries without measured spots (with ``share=True`` also those with fewer
-        than 20) get a model of all measured ones, scored on whole libraries that it has not seen.
+        ``"auto"``: each measured library has its own model, and there is one of all of them; the two are weighed per library
+        and gene by their out-of-fold values, and a library that gains nothing keeps its own. ``False``: each library has
+        its own model, and its result is that of a call on this library alone, but for a number of ``genes``, which are
+        chosen over all libraries, and the patch size of a library without an array. ``True``: one model of all libraries.
+        In any case, libraries without measured spots (but with ``share=False`` also those with fewer than 20) get a model
+        of all measured ones, scored on whole libraries that it has not seen.
     mix
         ``"snr"``, ``"snr_expression"``, ``"mixup"``, ``"mixup_without_hesitation"``, ``"cmixup"``, ``"rcmixup"``,
         ``"cutmix"``, ``"cellmix"``, ``"puzzlemix"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
@@ -256,7 +259,7 @@ def impute(
         replace(part.settings(options), typical_depth=depth) for part, depth in zip(parts, typical, strict=True)
     ]
     features = read_features(source, options, run_of(source, options, parts))
-    models = fit_models(parts, settings, features)
+    models = fit_models(parts, settings, features, options)
     parameters = {
         "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,
         "layer": layer or "X",
@@ -330,11 +333,15 @@ def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -
     return fill
 
 
-def fit_models(parts: list[Part], settings: list[Settings], features: Features) -> list[Model]:
-    """Fit one after the other."""
-    models = []
-    for number, (part, how) in enumerate(zip(parts, settings, strict=True), 1):
-        if len(parts) > 1:
-            logger.info("model %d of %d: %s.", number, len(parts), part.name)
-        models.append((part, part.fit(features, how)))
+def fit_models(parts: list[Part], settings: list[Settings], features: Features, options: Options) -> list[Model]:
+    """Fit one after the other; first the partner that several have, which is not a result by itself."""
+    models, partner, shared = [], parts[0].partner, None
+    number = len(parts) + (partner is not None)
+    if partner is not None:
+        logger.info("model 1 of %d: all libraries together, to be weighed with that of each.", number)
+        shared = partner.stack(features, partner.settings(options))
+    for part, how in zip(parts, settings, strict=True):
+        if number > 1:
+            logger.info("model %d of %d: %s.", len(models) + 1 + (partner is not None), number, part.name)
+        models.append((part, part.fit(features, how, None if part.partner is None else shared_of(part, shared))))
     return models
