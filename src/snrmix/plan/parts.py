@@ -202,18 +202,20 @@ def read_part(source: Source, name: str, kind: str, predicts: tuple[str, ...], c
 
 def run_of(source: Source, options: Options, parts: Sequence[Part]) -> Run:
     """What is known of the size of a run before there are features."""
+    partner = parts[0].partner
+    every, models = [*parts, *([partner] if partner else [])], 2 if partner else 1
     return Run(
         sites=len(source.sites),
         measured=int(source.is_measured.sum()),
-        genes=max(len(part.expression.columns) for part in parts),
+        genes=max(len(part.expression.columns) for part in every),
         columns=source.table.n_vars,
         features=0,
         scales=1,
-        networks=max(len(part.folds) for part in parts),
-        folds=max(sum(fold.repeat == 0 for fold in part.folds) for part in parts),
+        networks=models * max(len(part.folds) for part in parts),
+        folds=models * max(sum(fold.repeat == 0 for fold in part.folds) for part in parts),
         epochs=options.settings.training.max_epochs,
         kriging=options.settings.kriging,
-        largest=max(len(part.sites) for part in parts) / len(source.sites),
+        largest=max(len(part.sites) for part in every) / len(source.sites),
     )
 
 

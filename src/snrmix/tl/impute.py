@@ -59,7 +59,7 @@ def impute(
     scales=DEFAULT_SCALES,
     library_key: str | None = None,
     depth_key: str | None = None,
-    share: bool | str = "auto",
+    share="auto",
     mix="snr",
     losses: Losses | None = None,
     kriging: bool = True,
