@@ -37,7 +37,7 @@ from snrmix.plan.source import read_source
 FROZEN = "frozen"
 VARIANTS = [
     (FROZEN, "none"), (FROZEN, "snr"), ("last", "none"), ("last", "snr"), ("all", "none"), ("all", "snr"),
-    ("all", "cutmix"),
+    ("all", "mixup"), ("all", "cutmix"),
 ]  # fmt: skip
 
 
