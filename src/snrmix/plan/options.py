@@ -80,7 +80,9 @@ def read_options(
     losses = losses if losses is not None else Losses()
     if not isinstance(losses, Losses):
         raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    share, kriging = share if share == "auto" else _checks.flag("share", share), _checks.flag("kriging", kriging)
+    kriging = _checks.flag("kriging", kriging)
+    if not (isinstance(share, bool | np.bool_) or share == "auto"):
+        raise TypeError(f"share={share!r} must be True, False or 'auto'.")
     training = {name: value for name, value in training.items() if name != "max_epochs" or value is not None}
     _checks.flag("early_stopping", training.get("early_stopping", True))
     n_folds, n_repeats = _checks.whole_number("n_folds", n_folds), _checks.whole_number("n_repeats", n_repeats)
