@@ -20,6 +20,7 @@ OBSERVED_SIZE, OBSERVED_COLOUR = 0.35, "#8a8a8a"  # of observed spots among the 
 SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
     "own": "out-of-fold Pearson",
     "shared": "shared model, out-of-fold Pearson",
+    "leave-group-out": "other groups of slides left out: Pearson",
     "leave-library-out": "other slides left out: Pearson",
     "within-library": "regions of another slide left out: Pearson",
 }

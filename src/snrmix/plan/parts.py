@@ -38,7 +38,8 @@ class Part:
         The library, `SHARED` or `OTHERS`.
     kind
         How its scores come about: ``"own"`` and ``"shared"`` hold out spots of the libraries that it predicts,
-        ``"leave-library-out"`` whole libraries, ``"within-library"`` regions, for want of a second measured library.
+        ``"leave-group-out"`` all libraries of a group, ``"leave-library-out"`` whole libraries, ``"within-library"`` regions,
+        for want of a second measured library.
     libraries
         Those that it predicts.
     sites
@@ -236,16 +237,21 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], op
         logger.warning(
             "library %s: without an image or use_rep= other libraries tell only the mean.", listing(predicted)
         )
-    by_library = count.sum() - count.max() >= MIN_MEASURED
-    kind = "leave-library-out" if by_library else "within-library"
+    kind, group = _what_is_left_out(source, count)
     part = read_part(source, OTHERS, kind, predicted, range(len(names)))
     library = part.sites.library[part.measured]
-    if by_library:
+    if kind != "within-library":
+        together = "each of them" if kind == "leave-library-out" else "all slides of one group after the other"
         logger.info(
-            "library %s: predicted from the other slides (%s), with scores from leaving out each of them.",
-            listing(predicted), listing(names[count > 0]),
+            "library %s: predicted from the other slides (%s), with scores from leaving out %s.",
+            listing(predicted), listing(names[count > 0]), together,
         )  # fmt: skip
-        return replace(part, folds=_folds_of(library, compact=True))
+        if kind == "leave-library-out" and source.group is not None:
+            logger.warning(
+                "library %s: the measured slides are of one group alone, and scores say nothing of another.",
+                listing(predicted),
+            )  # fmt: skip
+        return replace(part, folds=_folds_of(group[library], compact=True))
     _warn_of_optimism(predicted, names[count >= MIN_MEASURED], names[(count > 0) & (count < MIN_MEASURED)])
     regions = min(options.n_folds if options.n_folds > 1 else REGIONS, len(library) // 2)
     rng, positions = np.random.default_rng(options.settings.seed), part.sites.lattice_positions[part.measured]
@@ -253,6 +259,15 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], op
     large = np.flatnonzero(count[library] >= MIN_MEASURED)
     fold[large] = clustered_assignment(positions[large], library[large], regions, 1, rng)
     return replace(part, folds=_folds_of(fold, compact=True))
+
+
+def _what_is_left_out(source: Source, count: np.ndarray) -> tuple[str, np.ndarray]:
+    """How a model of other slides is scored, and for every library the number of the group that is left out with it."""
+    alone = np.arange(len(count))
+    for kind, group in (("leave-group-out", source.group), ("leave-library-out", alone)):
+        if group is not None and count.sum() - np.bincount(group, count).max() >= MIN_MEASURED:
+            return kind, group
+    return "within-library", alone
 
 
 def _warn_of_optimism(predicted: Sequence[str], large: Sequence[str], few: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ READING = (
     "um_per_px",
     "use_rep",
     "depth_key",
+    "group_key",
 )  # of the object, beside those of the call
 ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it

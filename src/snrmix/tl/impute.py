@@ -15,19 +15,18 @@ from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
 from snrmix.data.results import Result
 from snrmix.data.table import read_table
-from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
 from snrmix.plan.depth import choose_depth, warn_of_other_depths
-from snrmix.plan.features import Features, read_features
-from snrmix.plan.options import Options, complete, read_options, training_names
-from snrmix.plan.parts import Part, plan_models, run_of
+from snrmix.plan.features import read_features
+from snrmix.plan.options import complete, read_options, training_names
+from snrmix.plan.parts import plan_models, run_of
 from snrmix.plan.presets import apply_preset
-from snrmix.plan.sharing import shared_of
 from snrmix.plan.source import doubt, read_source
+from snrmix.tl._models import fit_models
 from snrmix.tl._report import report
-from snrmix.tl.write import Model, write
+from snrmix.tl.write import write
 
 
 def completed(function):
@@ -58,6 +57,7 @@ def impute(
     encoder="efficientnet_lite0",
     scales=DEFAULT_SCALES,
     library_key: str | None = None,
+    group_key: str | None = None,
     depth_key: str | None = None,
     share="auto",
     mix="snr",
@@ -121,6 +121,9 @@ def impute(
     library_key
         obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
         SpatialData table. Spots of different libraries are never neighbours.
+    group_key
+        obs column that names what libraries go together, such as the patient or donor. Scores, weights and intervals of
+        libraries without measured spots then come from leaving out all libraries of a group.
     depth_key
         obs column with counts per spot. For log values it says what depth alone explains; without it ``total_counts`` and
         the like are looked for. At unmeasured spots, where it has numbers, predictions and intervals are for that depth
@@ -246,7 +249,7 @@ def impute(
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
-        depth_key=depth_key, need_features=not options.settings.kriging or options.finetuning is not None,
+        depth_key=depth_key, group_key=group_key, need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
     if source.located is not None:
         check_cache_free(source.table)
@@ -279,6 +282,7 @@ def impute(
         "fill": fill,
         "at_depth": at_depth,
         "depth_key": depth_key,
+        "group_key": group_key,
         "random_state": options.settings.seed,
         **({"preset": preset} if preset is not None else {}),
     }
@@ -331,17 +335,3 @@ def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -
             "fill='all' needs out-of-fold values at every measured spot: use n_folds=2 or more, or mark unmeasured spots with measured=."
         )
     return fill
-
-
-def fit_models(parts: list[Part], settings: list[Settings], features: Features, options: Options) -> list[Model]:
-    """Fit one after the other; first the partner that several have, which is not a result by itself."""
-    models, partner, shared = [], parts[0].partner, None
-    number = len(parts) + (partner is not None)
-    if partner is not None:
-        logger.info("model 1 of %d: all libraries together, to be weighed with that of each.", number)
-        shared = partner.stack(features, partner.settings(options))
-    for part, how in zip(parts, settings, strict=True):
-        if number > 1:
-            logger.info("model %d of %d: %s.", len(models) + 1 + (partner is not None), number, part.name)
-        models.append((part, part.fit(features, how, None if part.partner is None else shared_of(part, shared))))
-    return models
