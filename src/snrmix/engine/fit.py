@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
+from snrmix.engine.between import leaves_slides_out, widen
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
@@ -168,6 +169,10 @@ def fit_section(
     result = calibrate_members(
         section, first, scored, out_of_fold, predicted, own.kriged, elsewhere, depths, settings.typical_depth
     )
+    if elsewhere and leaves_slides_out(first, section.library[section.measured]):
+        group, typical = result.calibration.group, settings.typical_depth
+        wider = widen(section, first, out_of_fold, result.predicted_sd, group, depths, typical)
+        result = replace(result, predicted_sd=wider)
     together = held_out_together(fine, len(section.measured))
     errors = section_errors(section, result, together, scored)
     held_out, stack, network = {name: m.out_of_fold for name, m in own.members.items()}, own.stack, own.network
