@@ -49,7 +49,7 @@ def main() -> None:
     seeds = ", ".join(map(str, options.seeds))
     note = f"{options.genes} genes of highest mean on measured spots; snrmix {snrmix.__version__} on {machine()}."
     title = (
-        "A model of each slide, a shared one, or both weighed: MSE / MSE of the slide's mean on hidden spots; shared less own, "
+        "A model of each slide, a shared one, or both weighed: error as a share of the slide mean's on hidden spots; shared less own, "
         "and weighed less the best of the two, on the same spots ± standard error over seeds; below 0 is better."
     )
     print("\n" + write_table(pd.DataFrame(shared), options.out / "several_slides", title, f"Seeds {seeds}; {note}"))

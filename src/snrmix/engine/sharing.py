@@ -55,10 +55,9 @@ class Sharing:
     out_of_fold: np.ndarray
     error: dict[str, float]
 
-    @property
-    def record(self) -> dict[str, float]:
-        """What ``uns`` keeps: weight of the shared model, and errors, of the mean squares of the observed values."""
-        return {"weight": self.weight, **{f"mse_{name}": value for name, value in self.error.items()}}
+    def record(self, of_mean: float) -> dict[str, float]:
+        """What ``uns`` keeps: weight of the shared model, and errors as shares of that of the mean."""
+        return {"weight": self.weight, **{f"mse_ratio_{name}": value / of_mean for name, value in self.error.items()}}
 
     def take(self, scored: np.ndarray, own, shared: Shared) -> tuple[np.ndarray, np.ndarray, SiteDepths | None]:
         """Out-of-fold values, predictions and depths of both together.

@@ -49,7 +49,7 @@ def worth_of_sharing(record: dict) -> str:
     """What the other libraries did for one, in words, from out-of-fold values."""
     if not record["weight"]:
         return "the other libraries add nothing, and it keeps its own model"
-    gain = 1 - record["mse_both"] / record["mse_own"]
+    gain = 1 - record["mse_ratio_both"] / record["mse_ratio_own"]
     return (
         f"the other libraries take {gain:.1%} off the out-of-fold error; the model of all has a weight of "
         f"{record['weight']:.2f}"
