@@ -20,7 +20,6 @@ from snrmix.plan.cost import Run
 from snrmix.plan.features import Features
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.options import Options
-from snrmix.plan.sharing import join_folds
 from snrmix.plan.source import Source
 from snrmix.plan.splits import choose_folds, settle_neighbours
 
@@ -199,6 +198,39 @@ def read_part(source: Source, name: str, kind: str, predicts: tuple[str, ...], c
     expression = read_expression(source.table, sites, is_measured, **wanted)
     depth = site_depths(source.table, sites, is_measured, expression, source.depth_key)
     return Part(name, kind, predicts, sites, rows, is_measured, expression, [], depth)
+
+
+def join_folds(own: Sequence[Part], everything: Part) -> list[Fold]:
+    """Folds of a model of all libraries, which hold the same spots out together as the models of each.
+
+    A library with fewer folds than others is trained on as a whole in the last ones.
+    """
+    held_out, compact = {}, {}
+    for part in own:
+        measured, count = where(part, everything)[0], {}
+        for fold in part.folds:
+            key = fold.repeat, count.get(fold.repeat, 0)
+            count[fold.repeat] = key[1] + 1
+            held_out.setdefault(key, []).append(measured[fold.held_out])
+            compact[key] = compact.get(key, False) or fold.compact
+    every, joined = np.arange(len(everything.measured)), []
+    for key in sorted(held_out):
+        held = np.sort(np.concatenate(held_out[key]))
+        joined.append(Fold(np.setdiff1d(every, held), held, key[0], compact[key]))
+    return joined
+
+
+def where(part: Part, everything: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the measured spots of another model a model's measured spots are, and likewise the unmeasured ones."""
+    measured, others = part.is_measured, everything.is_measured
+    pairs = ((measured, others), (~measured, ~others))
+    return tuple(find(part.sites.order[own], everything.sites.order[other]) for own, other in pairs)
+
+
+def find(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each of the wanted numbers is, all of which are there."""
+    ascending = np.argsort(among)
+    return ascending[np.searchsorted(among, wanted, sorter=ascending)]
 
 
 def run_of(source: Source, options: Options, parts: Sequence[Part]) -> Run:
