@@ -15,6 +15,7 @@ from snrmix.data.from_anndata import CONCAT
 from snrmix.data.groups import read_groups
 from snrmix.data.lattice import count_gaps
 from snrmix.data.sites import Located, Sites, locate_sites
+from snrmix.data.stored import is_nothing
 from snrmix.data.table import has_image, read_representation, read_table
 
 FEWEST_GAPS = 3  # worth a word
@@ -100,7 +101,7 @@ def read_source(
         logger.warning(
             "no image and no use_rep: imputing from the measured neighbours in space alone. Histology adds much: pass "
             "image= (path or array in the pixels of obsm['spatial']), or use_rep= with features that are in obsm.%s",
-            f" {CONCAT}" if data is table and not table.uns.get("spatial") else "",
+            f" {CONCAT}" if data is table and is_nothing(table.uns.get("spatial")) else "",
         )
     if isinstance(genes, Iterable) and not isinstance(genes, str):
         genes = list(genes)  # it is read once per model
