@@ -24,6 +24,7 @@ from snrmix.plan.options import complete, read_options, training_names
 from snrmix.plan.parts import Part, plan_models, run_of
 from snrmix.plan.presets import apply_preset
 from snrmix.plan.source import doubt, read_source
+from snrmix.tl._noted import noted
 from snrmix.tl._report import report
 from snrmix.tl.write import Model, write
 
@@ -40,6 +41,7 @@ def completed(function: Function) -> Function:
 
 
 @settled()
+@noted
 @completed
 def impute(
     data,
@@ -209,7 +211,7 @@ def impute(
     ``obs["snrmix_model"]``
         With several models, the one that predicts a spot: its library, ``"shared"``, or ``"other slides"``.
     ``uns["snrmix"]``
-        Parameters, seed, versions, units, images and their scale, training history and a table of scores of method and
+        Parameters, seed, versions, units, warnings, images and their scale, training history and a table of scores of method and
         baselines; for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
         libraries with measured spots, and a gene is reliable when it is so in every one of them.
     ``obsm["snrmix_errors"]``, ``varm["snrmix_errors"]``
