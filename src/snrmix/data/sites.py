@@ -18,6 +18,7 @@ from snrmix.data.from_anndata import read_anndata
 from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
+from snrmix.data.positions import warn_of_repeats
 from snrmix.data.stored import entry_of, stored_sections
 from snrmix.data.table import has_image, read_table
 from snrmix.images.source import SectionImage
@@ -192,6 +193,9 @@ def locate_sites(
     placed = _placed(positions, table, measured)
     has_images = with_images or has_image(data, table)
     check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=has_images)
+    if measured is not None:
+        rows = placed & measured
+        warn_of_repeats(np.asarray(table.obs_names)[rows], positions[rows], labels[rows])
     libraries = tuple(np.unique(labels[placed]).tolist())
     um_of = {**um_of, **given_um(um_per_px, libraries)}
     given = given_images(image, libraries, *stored_images(data, table, libraries)) if image is not None else {}

@@ -54,6 +54,16 @@ class CountMoments:
         """As `mean`."""
         return self._at(self.variance_table, share, depth)
 
+    def mean_at(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """float32, shape (sites, genes), from a share for each site and gene, and depths of sites."""
+        below, above = _place(np.log(np.maximum(share, SMALLEST_SHARE)), self.log_share)
+        row, far = _place(np.log(np.maximum(depth, 1e-9)), self.log_depth)
+        row, far, above = row[:, None], far[:, None].astype(np.float32), above.astype(np.float32)
+        table = self.mean_table.astype(np.float32)
+        lower = table[row, below] * (1 - above) + table[row, below + 1] * above
+        upper = table[row + 1, below] * (1 - above) + table[row + 1, below + 1] * above
+        return lower * (1 - far) + upper * far
+
     def _at(self, table: np.ndarray, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
         shares = np.log(np.maximum(np.atleast_2d(share), SMALLEST_SHARE))
         by_depth = np.zeros((len(table), shares.shape[1]), np.float32)

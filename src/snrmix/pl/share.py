@@ -12,6 +12,7 @@ from snrmix.pl._figure import BLUE, GREY, INK, ORANGE, drawing, finish, open_axe
 KINDS = {
     "own": "own model",
     "shared": "shared model",
+    "leave-group-out": "other groups of slides, left out",
     "leave-library-out": "other slides, left out",
     "leave-group-out": "other patients, left out",
     "within-library": "regions of another slide, left out",
@@ -89,7 +90,7 @@ def _row(record: Mapping) -> dict:
 
 def _draw(ax, table: pd.DataFrame, names: Mapping[str, str]) -> None:
     place = np.arange(len(table))
-    simple = [name for name in table if name not in ("kind", "network", "kriging", "mean", *MARKS)]
+    simple = [name for name in table if name not in ("kind", "network", "kriging", "rates", "mean", *MARKS)]
     best = table[simple].min(axis=1)
     ax.axvline(1, color=GREY, linewidth=0.9)
     ax.scatter(best, place, marker="|", s=150, color=INK, linewidth=1.4, label="best baseline")

@@ -34,6 +34,7 @@ READING = (
     "um_per_px",
     "use_rep",
     "depth_key",
+    "group_key",
 )  # of the object, beside those of the call
 ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
@@ -52,7 +53,7 @@ def benchmark(
     layer: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
-    share: bool = False,
+    share="auto",
     mix="snr",
     losses: Losses | None = None,
     n_folds: int = 5,
@@ -246,7 +247,10 @@ def _run_split(
 ) -> list[pd.DataFrame]:
     """Scores at the hidden spots, a table per method; ``hidden`` is in the order of the table."""
     parts = plan_models(source, options)
-    cases = [Case(part, features, _sites_of(part, hidden), options.settings, options.k_is_chosen) for part in parts]
+    how, partner = (options.settings, options.k_is_chosen), parts[0].partner
+    if partner is not None:
+        partner = Case(partner, features, _sites_of(partner, hidden), *how)
+    cases = [Case(part, features, _sites_of(part, hidden), *how, part.partner and partner) for part in parts]
     by_case = [_compare(case, source, methods, split) for case in cases if len(case.hidden)]
     return [_join([one for tables in by_case for one in tables[method]]) for method in methods]
 
