@@ -38,7 +38,7 @@ ELSEWHERE = {  # examples that other tests run, or that need what is not there
     "pl.report": "tests/pl/test_report.py",
     "io.Description": "what snrmix.io.describe returns",
 }
-GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "PTPRC")
+GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "CD74")
 
 
 def _resolve(name: str):
@@ -225,6 +225,7 @@ PREPARED = {
     "evaluate": _without_hold_out,
     "gallery": _gallery,
     "inputs": _stored,
+    "report": _imputed,
     "results": _results,
     "several_slides": _several_slides,
     "what_to_do": _imputed,
