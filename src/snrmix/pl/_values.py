@@ -21,7 +21,6 @@ SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
     "shared": "shared model, out-of-fold Pearson",
     "leave-group-out": "other groups of slides left out: Pearson",
     "leave-library-out": "other slides left out: Pearson",
-    "leave-group-out": "other patients left out: Pearson",
     "within-library": "regions of another slide left out: Pearson",
 }
 SHOWN = ("pearson", "explained", "explained_given_depth")

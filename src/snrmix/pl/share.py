@@ -14,7 +14,6 @@ KINDS = {
     "shared": "shared model",
     "leave-group-out": "other groups of slides, left out",
     "leave-library-out": "other slides, left out",
-    "leave-group-out": "other patients, left out",
     "within-library": "regions of another slide, left out",
 }
 MARKS = {"snrmix": ("o", BLUE, 48), "own": ("D", ORANGE, 34), "shared": ("s", "#35b779", 34)}
