@@ -292,6 +292,7 @@ NEEDS = {
     ),
     "pl.share": _several,
     "pl.benchmark": _result,
+    "tl.pool": _imputed,
     "tl.evaluate": _without_hold_out,
     "tl.coverage": _without_hold_out,
     "io.write_layer": _store,
