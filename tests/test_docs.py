@@ -178,11 +178,6 @@ def _imputed(names):
     snrmix.tl.impute(names["adata"], measured="measured")
 
 
-def _for_clusters(names):
-    pytest.importorskip("igraph", reason="clusters need snrmix[leiden]")
-    _imputed(names)
-
-
 def _without_hold_out(names):
     del names["adata"].obs["measured"]
 
@@ -233,7 +228,7 @@ PREPARED = {
     "report": _imputed,
     "results": _results,
     "several_slides": _several_slides,
-    "what_to_do": _for_clusters,
+    "what_to_do": _imputed,
 }
 
 
@@ -298,7 +293,6 @@ NEEDS = {
     "pl.share": _several,
     "pl.benchmark": _result,
     "tl.pool": _imputed,
-    "tl.leiden_consensus": _for_clusters,
     "tl.evaluate": _without_hold_out,
     "tl.coverage": _without_hold_out,
     "io.write_layer": _store,
