@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from snrmix.data.results import MEASURED, MODELLED, WARNINGS, Result
-from snrmix.io._description import LOOKS, Description
-from snrmix.io.describe import describe
 from snrmix.pl._report_repeat import is_prediction
+
+if TYPE_CHECKING:
+    from snrmix.io import Description
 
 FILLS = {
     "unmeasured": "what was measured at measured spots, predictions elsewhere",
@@ -25,6 +27,8 @@ def look_at(data, result: Result, image, where: dict) -> Description:
     """What `snrmix.io.describe` says of the object, with the spots and the layer that the result is of."""
     layer = result.record.get("parameters", {}).get("layer", "X")
     given = {} if isinstance(image, bool | np.bool_) else {"image": image}
+    from snrmix.io.describe import describe
+
     return describe(
         data, measured=result.name(MEASURED), layer=None if layer == "X" else str(layer),
         units=str(result.record["input_units"]), **given, **where,
@@ -54,6 +58,8 @@ def _facts(result: Result, found: Description) -> Iterator[tuple[str, str]]:
 
 
 def _expression(found: Description, layer: str) -> str:
+    from snrmix.io._description import LOOKS
+
     for one in found.get("matrices", ()):
         if one["name"] == layer:
             return f"{'X' if layer == 'X' else f'layer {layer}'}: {LOOKS.get(one['looks_like'], one['looks_like'])} ({one['seen']})"
