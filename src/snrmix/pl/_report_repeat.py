@@ -95,7 +95,7 @@ def _restored(name: str, value):
         return _NOT_KNOWN
     if name == "layer" and value == "X":
         return _DEFAULT
-    if isinstance(value, str) and name == "encoder" and value.startswith("efficientnet_lite0"):
+    if name == "encoder" and (value is None or str(value).startswith("efficientnet_lite0")):  # None with use_rep=
         return _DEFAULT
     return _DEFAULT if _same(value, known.get(name)) else value
 
