@@ -93,7 +93,7 @@ def test_pytorch_runs_it_where_onnx_runtime_is_missing(tissue, default, monkeypa
     alone = snrmix.pp.embed_histology(tissue, encoder=default, scales=2.0, copy=True)
     assert alone.uns["X_histology"]["run_time"].startswith("torch ")
     found, wanted = (table.obsm["X_histology"].astype(np.float32) for table in (with_it, alone))
-    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3)  # half precision
     monkeypatch.undo()
     before = alone.obsm["X_histology"].copy()
     snrmix.pp.embed_histology(alone, encoder=default, scales=2.0)  # what ran it does not make it another embedding

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix._progress import stage
 from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
@@ -122,13 +123,15 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     fine = finer(first, len(section.measured))
     scored = np.sort(np.concatenate([fold.held_out for fold in first]))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
-    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members)
-    result = calibrate_members(
-        section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
-    )
-    together = held_out_together(fine, len(section.measured))
-    errors = section_errors(section, result, together, scored)
+    with stage("stack"):
+        stack, out_of_fold, predicted = stack_members(section, first, scored, members)
+    with stage("intervals"):
+        depths = tell_depths(section, first, kriged, members)
+        result = calibrate_members(
+            section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
+        )
+        together = held_out_together(fine, len(section.measured))
+        errors = section_errors(section, result, together, scored)
     held_out = {name: member.out_of_fold for name, member in members.items()}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
@@ -137,11 +140,12 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     }
     del kriged, members  # large, and not needed for scores
 
-    references = reference_values(section, fine, elsewhere)
-    alone = given_depth(section, fine, depths)
-    methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
-    centres = fitted_means(section, first, fine, list(methods), references["mean"])
-    by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
+    with stage("scores"):
+        references = reference_values(section, fine, elsewhere)
+        alone = given_depth(section, fine, depths)
+        methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
+        centres = fitted_means(section, first, fine, list(methods), references["mean"])
+        by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
     for scores in by_library.values():
         for name, weight in zip(held_out, stack.weights, strict=True):
             scores.genes[f"weight_{name}"] = weight

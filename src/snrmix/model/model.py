@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from snrmix import _checks
 from snrmix._globals import settled
+from snrmix._progress import displayed
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -121,6 +122,10 @@ class SNRMix:
         KeyError, ValueError, TypeError
             As `snrmix.tl.impute`, and for an object with neither image nor ``use_rep``. The model is then as before.
         """
+        with displayed(show=self.options.get("progress") is not False):
+            return self._fit(data, measured)
+
+    def _fit(self, data, measured) -> SNRMix:
         if self._is_loaded:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
         options = self.options

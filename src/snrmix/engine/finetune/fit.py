@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from snrmix._log import logger
+from snrmix._progress import stage
 from snrmix.engine.finetune.blocks import checkpoint_blocks, trained_parameters
 from snrmix.engine.finetune.finetuner import Finetuner
 from snrmix.engine.finetune.patch_network import CHUNK, PatchNetwork, encode_scales, predict
@@ -104,7 +105,7 @@ def fit_finetuned(
     encoder, own = copy.deepcopy(encoder).cpu().eval(), patches[section.measured]
     weights, targets, held_out = [], [], []
     history = {"train_loss": [], "validation_mse": [], "best_epoch": []}
-    with isolate_rng():
+    with stage("fine-tuning", len(folds) * options.max_epochs), isolate_rng():
         features = first_features(encoder, own, options)
         trained = trained_parameters(encoder, options.part == "last", example(own))
         _report(encoder, trained, own, options)

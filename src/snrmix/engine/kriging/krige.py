@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from snrmix._progress import advance, stage
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.choice import choice_spots, choose, describe
 from snrmix.engine.kriging.components import (
@@ -124,13 +125,15 @@ def cross_krige(
     depths = depth_curves(trusted_depth(expression, depth))
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     out_of_fold_depth = np.full(len(measured), np.nan)
-    for fold in folds:
-        fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
-        kriged = fitted.predict(measured[fold.held_out])
-        out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
-        out_of_fold_depth[fold.held_out] = kriged.depth
-    fitted = kriging.fit(measured, expression, depths)
-    final = fitted.predict(targets)
+    with stage("kriging", len(folds) + 1):
+        for fold in folds:
+            fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
+            kriged = fitted.predict(measured[fold.held_out])
+            out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
+            out_of_fold_depth[fold.held_out] = kriged.depth
+            advance()
+        fitted = kriging.fit(measured, expression, depths)
+        final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
     return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record)
 
