@@ -109,7 +109,8 @@ class Display:
             self._bar.refresh()
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar, and be silent."""
+        self._show = False
         self._over.set()
         if self._bar is not None:
             log.beside = contextlib.nullcontext
@@ -173,6 +174,12 @@ def expect(seconds: Mapping[str, float]) -> None:
         display.expect(seconds)
 
 
+def hide() -> None:
+    """Say nothing more of this run."""
+    if (display := _current.get()) is not None:
+        display.close()
+
+
 def waiting() -> float:
     """See `Display.waiting`; 1 where none is displayed."""
     display = _current.get()
@@ -215,6 +222,10 @@ def _bar():
     if not (sys.stderr.isatty() or in_notebook) or multiprocessing.parent_process() is not None:
         return None
     bar = tqdm(
-        total=1.0, leave=False, bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}", mininterval=0
+        total=1.0,
+        desc="reading",
+        leave=False,
+        bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}",
+        mininterval=0,
     )
     return None if bar.disable else bar

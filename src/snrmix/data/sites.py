@@ -13,11 +13,12 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
-from snrmix.data.flags import read_in_tissue
+from snrmix.data.flags import may_be_on_tissue, read_in_tissue
 from snrmix.data.from_anndata import read_anndata
 from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
+from snrmix.data.positions import warn_of_repeats
 from snrmix.data.stored import entry_of, stored_sections
 from snrmix.data.table import has_image, read_table
 from snrmix.images.source import SectionImage
@@ -192,6 +193,9 @@ def locate_sites(
     placed = _placed(positions, table, measured)
     has_images = with_images or has_image(data, table)
     check_slides(labels[placed], table.obs[placed], positions[placed], key, has_images=has_images)
+    if measured is not None:
+        rows = placed & measured
+        warn_of_repeats(np.asarray(table.obs_names)[rows], positions[rows], labels[rows])
     libraries = tuple(np.unique(labels[placed]).tolist())
     um_of = {**um_of, **given_um(um_per_px, libraries)}
     given = given_images(image, libraries, *stored_images(data, table, libraries)) if image is not None else {}
@@ -271,15 +275,9 @@ def _unplaced(placed: np.ndarray, labels: np.ndarray, libraries: tuple[str, ...]
     return rows, np.searchsorted(libraries, labels[rows])
 
 
-def _in_tissue(obs: pd.DataFrame) -> np.ndarray | None:
-    """Sites that may be on tissue, shape (n,), bool: not those that are known to be off it; ``None`` where none is on it."""
-    flags = read_in_tissue(obs)
-    return ~flags.no if flags is not None and flags.yes.any() else None
-
-
 def _matter(obs: pd.DataFrame, measured: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     """Sites that have to lie on the image, and on tissue: those that may be on it, and measured ones; ``None``: all."""
-    found = _in_tissue(obs)
+    found = may_be_on_tissue(obs)
     return found if found is None or measured is None else found | measured[rows]
 
 

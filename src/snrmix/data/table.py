@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -31,7 +34,7 @@ def read_table(data, table_key: str | None = None, *, needs_genes: bool = True) 
     elif hasattr(data, "tables") and hasattr(data, "images"):
         table = _choose_table(data, table_key)
     else:
-        raise TypeError(f"data must be an AnnData or a SpatialData, not {type(data).__name__}.")
+        raise TypeError(f"data must be an AnnData or a SpatialData, not {type(data).__name__}.{_how_to_read(data)}")
     if not isinstance(table.obs, pd.DataFrame) or table.isbacked:
         raise ValueError("the object is backed by a file; call adata = adata.to_memory() first.")
     if table.n_obs == 0 or (needs_genes and table.n_vars == 0):
@@ -51,6 +54,22 @@ def read_table(data, table_key: str | None = None, *, needs_genes: bool = True) 
                 f"adata.{part}.loc[:, ~adata.{part}.columns.duplicated()]."
             )
     return table
+
+
+def _how_to_read(data) -> str:
+    """The line that makes an AnnData of what is none."""
+    if isinstance(data, str | os.PathLike):
+        return " Read the file first: anndata.read_h5ad(path), anndata.read_zarr(path) or spatialdata.read_zarr(path)."
+    if isinstance(getattr(data, "mod", None), Mapping):
+        names = list(data.mod)
+        return (
+            f" Choose one of its modalities, {listing(names)}: {type(data).__name__.lower()}.mod[{names[0]!r}]."
+            if names
+            else ""
+        )
+    if isinstance(data, list | tuple | dict) and len(data):
+        return " Put sections together first: anndata.concat(sections, label='slide', index_unique='-', uns_merge='unique')."
+    return " adata.to_adata() makes one." if hasattr(data, "to_adata") else ""
 
 
 def _choose_table(sdata, table_key: str | None) -> AnnData:

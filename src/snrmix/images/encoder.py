@@ -10,6 +10,7 @@ from numbers import Integral
 
 import numpy as np
 
+from snrmix._memory import in_parts
 from snrmix._names import in_short, listing
 
 RUN_TIMES = ("torch", "onnxruntime")
@@ -110,12 +111,18 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     """
     if encoder.function is None:
         return np.empty((len(crops), 0), np.float32)
+    return np.concatenate(in_parts(lambda some: _encode(encoder, crops[some], device), len(crops)))
+
+
+def _encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
         patches = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float().div(255)  # stays channels-last
         try:
             features = encoder.function(patches.to(_type_of(encoder.function)))
+        except torch.OutOfMemoryError:
+            raise
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"encoder {encoder.name!r} failed on patches of shape {tuple(patches.shape)}: {in_short(error)} "

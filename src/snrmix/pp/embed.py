@@ -71,6 +71,12 @@ def embed_histology(
     ------
     KeyError, ValueError, TypeError
         When coordinates or images are missing or do not fit, or something else has that name; ``data`` is then unchanged.
+
+    Examples
+    --------
+    >>> snrmix.pp.embed_histology(adata, encoder="colour")
+    >>> adata.obsm["X_histology"].shape[0] == adata.n_obs
+    True
     """
     table = read_table(data, table_key, needs_genes=False)
     _checks.flag("copy", copy)

@@ -36,9 +36,12 @@ READING = (
     "um_per_px",
     "use_rep",
     "depth_key",
+    "group_key",
 )  # of the object, beside those of the call
 ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
+
+MOST_GENES = 250
 
 
 @settled()
@@ -48,12 +51,12 @@ def benchmark(
     methods=None,
     *,
     splits=3,
-    genes=250,
+    genes="auto",
     measured=None,
     layer: str | None = None,
     library_key: str | None = None,
     table_key: str | None = None,
-    share: bool = False,
+    share="auto",
     mix="snr",
     losses: Losses | None = None,
     n_folds: int = 5,
@@ -78,7 +81,7 @@ def benchmark(
         ``"mean"``
             Mean of the measured spots.
         ``"depth"``
-            A gene of constant share of the counts, at the depth that kriging predicts: what depth explains by itself.
+            A gene that follows depth alone, at the depth that kriging predicts: what depth explains by itself.
         ``"spatial kNN"``
             Mean of the 10 nearest measured spots.
         ``"graph smoothing"``
@@ -100,7 +103,8 @@ def benchmark(
         `snrmix.pp.hold_out` or dicts of its arguments ``kind``, ``share``, ``library``, ``n_blocks`` and
         ``random_state``, for example ``[{"kind": "block", "share": 0.3, "random_state": 1}]``.
     genes
-        As in `snrmix.tl.impute`; a number means the genes of highest mean on the spots that stay measured.
+        As in `snrmix.tl.impute`; a number means the genes of highest mean on the spots that stay measured. ``"auto"``:
+        250 of these, or all where there are fewer.
     measured
         Spots with trustworthy expression, as in `snrmix.tl.impute`: the ones to split.
     layer, library_key, table_key, share, mix, losses, n_folds, n_repeats, validation, random_state, accelerator
@@ -134,7 +138,9 @@ def benchmark(
         random_state=random_state, accelerator=accelerator, **given,
     )  # fmt: skip
     where = {"library_key": library_key, "table_key": table_key}
-    is_measured = read_measured(read_table(data, table_key), measured, layer)
+    table = read_table(data, table_key)
+    genes = min(MOST_GENES, table.n_vars) if isinstance(genes, str) and genes == "auto" else genes
+    is_measured = read_measured(table, measured, layer)
     sites = read_sites(data, measured=is_measured, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))
@@ -245,7 +251,10 @@ def _run_split(
 ) -> list[pd.DataFrame]:
     """Scores at the hidden spots, a table per method; ``hidden`` is in the order of the table."""
     parts = plan_models(source, options)
-    cases = [Case(part, features, _sites_of(part, hidden), options.settings, options.k_is_chosen) for part in parts]
+    how, partner = (options.settings, options.k_is_chosen), parts[0].partner
+    if partner is not None:
+        partner = Case(partner, features, _sites_of(partner, hidden), *how)
+    cases = [Case(part, features, _sites_of(part, hidden), *how, part.partner and partner) for part in parts]
     by_case = [_compare(case, source, methods, split) for case in cases if len(case.hidden)]
     return [_join([one for tables in by_case for one in tables[method]]) for method in methods]
 
