@@ -27,11 +27,11 @@ DEPTHS = {
 
 def look_at(data, result: Result, image, where: dict) -> Description:
     """What `snrmix.io.describe` says of the object, with the spots and the layer that the result is of."""
+    from snrmix.io.describe import describe
+
     parameters = result.record.get("parameters", {})
     layer, use_rep = parameters.get("layer", "X"), str(parameters.get("use_rep", "none"))
     given = {} if isinstance(image, bool | np.bool_) else {"image": image}
-    from snrmix.io.describe import describe
-
     given |= {} if use_rep in ABSENT else {"use_rep": use_rep}
     return describe(
         data, measured=result.name(MEASURED), layer=None if layer == "X" else str(layer),

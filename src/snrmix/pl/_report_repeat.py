@@ -149,7 +149,7 @@ def _same(value, default) -> bool:
 def _of_record(result: Result) -> Iterator[tuple[str, object]]:
     """Arguments that stand elsewhere in the record."""
     image = result.record["image"]
-    if image.get("scales_by") == "call":
+    if "scales" in image and str(image.get("scales_by")) != "pixels":
         yield "scales", [float(scale) for scale in np.atleast_1d(image["scales"])]
     names = {str(one["name"]) for one in image.get("read", {}).values()}
     if len(names) == 1 and "/" in (name := names.pop()):
