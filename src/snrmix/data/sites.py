@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix import _checks
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
@@ -180,6 +181,7 @@ def locate_sites(
     KeyError, ValueError, TypeError
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
+    _checks.key("image_key", image_key, "an image")
     table = read_table(data, table_key, needs_genes=False)
     region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
     known = stored_sections(table) if data is table else {}
