@@ -54,7 +54,7 @@ def fetch(file: PublicFile) -> Path:
     ValueError
         When what came is not the published file.
     """
-    return _at_hand(file) or _download(file)
+    return find(file) or _download(file)
 
 
 def cache_folder() -> Path:
@@ -64,8 +64,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or pooch.os_cache("snrmix")).expanduser()
 
 
-def _at_hand(file: PublicFile) -> Path | None:
-    """A copy with the right sum that is there already; others are passed over, and named."""
+def find(file: PublicFile) -> Path | None:
+    """A copy on this machine with the right sum; others are passed over, and named."""
     places = [cache_folder() / file.place]
     if os.environ.get(DATA):
         root = Path(os.environ[DATA]).expanduser()

@@ -88,11 +88,7 @@ def olfactory_bulb(number: int = 1) -> AnnData:
     if isinstance(number, bool) or number not in BULB_SUMS:
         raise ValueError(f"number={number!r} is not there; available: {', '.join(map(str, BULB_SUMS))}.")
     name = f"MOB{number}"
-    names = f"{name}.tsv", f"alignment_table_{name}.tsv", f"{name}.jpg"
-    counts, spots, image = (
-        fetch(PublicFile(f"stutility/{file}", f"{BULB}/{file}", sha256))
-        for file, sha256 in zip(names, BULB_SUMS[number], strict=True)
-    )
+    counts, spots, image = (fetch(file) for file in bulb_files(number))
     adata = _section(counts, spots, name)
     symbols = pd.read_csv(files("snrmix.datasets") / "mouse_symbols.csv", index_col="gene")["symbol"]
     adata.var["symbol"] = symbols.reindex(adata.var_names.str.split(".").str[0]).to_numpy()
@@ -151,6 +147,14 @@ def her2_tumour(name: str = "B4") -> AnnData:
     scalefactors = {"tissue_hires_scalef": factor, "tissue_fullres_scalef": 1.0}
     adata.uns["spatial"] = {name: _stored({"fullres": str(image), "hires": small}, TUMOUR_SPOT_PX, scalefactors)}
     return adata
+
+
+def bulb_files(number: int) -> list[PublicFile]:
+    """Counts, spots and image of a section of the bulb."""
+    name = f"MOB{number}"
+    names = f"{name}.tsv", f"alignment_table_{name}.tsv", f"{name}.jpg"
+    sums = zip(names, BULB_SUMS[number], strict=True)
+    return [PublicFile(f"stutility/{file}", f"{BULB}/{file}", sha256) for file, sha256 in sums]
 
 
 def _section(counts: Path, spots: Path, library: str) -> AnnData:
