@@ -44,7 +44,7 @@ def main() -> None:
     seeds = ", ".join(map(str, options.seeds))
     note = f"{options.genes} genes of highest mean on measured spots; snrmix {snrmix.__version__} on {machine()}."
     title = (
-        "A model of each slide, or a shared one: MSE / MSE of the slide's mean on hidden spots, and shared less own on the "
+        "A model of each slide, or a shared one: Error as a share of the slide mean's on hidden spots, and shared less own on the "
         "same spots ± standard error over seeds; below 0, sharing is better."
     )
     print("\n" + write_table(pd.DataFrame(shared), options.out / "several_slides", title, f"Seeds {seeds}; {note}"))

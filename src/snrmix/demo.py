@@ -57,9 +57,8 @@ def run_demo(folder: str | Path = "demo", random_state: int = 0) -> pd.DataFrame
     snrmix.tl.impute(adata, measured="measured", random_state=random_state)
     scores = score_hidden(adata)
     genes = MARKERS if is_real else best_gene_of_each_programme(adata)[:GENES]
-    figure = snrmix.pl.compare(adata, genes, truth="truth", show=False)
     picture, table = folder / "snrmix_demo.png", folder / "snrmix_demo.h5ad"
-    figure.savefig(picture, dpi=130, bbox_inches="tight")
+    snrmix.pl.compare(adata, genes, truth="truth", show=False, save=picture, dpi=130)
     adata.write_h5ad(table)
     print(f"\nHidden spots ({n_hidden}), {OBSERVED if is_real else NOISELESS}:\n")
     print(scores.to_string(float_format="{:.3f}".format))

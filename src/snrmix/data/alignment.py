@@ -16,7 +16,8 @@ from snrmix.images.tissue import Tissue, tissue_mask
 
 SMALLEST_UNIT_PX = 4
 FEW_PX = 12
-WIDEST_SPOT = 2.0  # spot diameter in pitches; real arrays have 0.5 to 1
+WIDEST_SPOT = 2.0  # spot diameter in pitches
+LEAST_SPOT, MOST_SPOT = 0.4, 1.1  # of real arrays
 UM_PER_PIXEL = (0.05, 100.0)  # of an image: from the finest microscope to a thumbnail
 WIDEST_SECTION_UM = 80_000.0  # a slide is 75 mm long
 SAME_PITCH = 1.25
@@ -171,8 +172,16 @@ def check_spot_diameter(factors: Mapping, lattice: Lattice, library: str) -> Non
         raise ValueError(
             f"uns['spatial'][{library!r}]['scalefactors']['spot_diameter_fullres'] is {diameter:.1f} px, but "
             f"neighbouring spots are {lattice.pitch:.1f} px apart in obsm['spatial']: it is not in full-resolution "
-            "pixels. Divide it by 'tissue_hires_scalef' if it was scaled to the hires image."
+            f"pixels. {_line_of_scale(factors, diameter, lattice.pitch)}"
         )
+
+
+def _line_of_scale(factors: Mapping, diameter: float, pitch: float) -> str:
+    """The line that undoes the scaling to an image, by the factor that makes spots as wide as they are on arrays."""
+    for name, factor in factors.items():
+        if name.endswith("_scalef") and factor != 1 and LEAST_SPOT <= diameter / (pitch / factor) <= MOST_SPOT:
+            return f"It seems to be scaled by {name!r}: adata.obsm['spatial'] = np.asarray(adata.obsm['spatial']) / {factor:.9g}."
+    return "Divide obsm['spatial'] by 'tissue_hires_scalef' if it was scaled to the hires image."
 
 
 def _check_inside(image: SectionImage, positions: np.ndarray, names: np.ndarray, factors: Mapping, source: str) -> None:

@@ -18,6 +18,21 @@ NO = {"false", "f", "no", "n", "0", "0.0"}
 UNKNOWN = {"", "na", "n/a", "nan", "none", "null", "<na>", "nat", "unknown"}
 TISSUE_YES = {"in tissue", "tissue", "under tissue"}
 TISSUE_NO = {"not in tissue", "off tissue", "out of tissue", "outside tissue", "background"}
+MEANS_YES = {
+    *YES,
+    *TISSUE_YES,
+    "pass",
+    "passed",
+    "ok",
+    "keep",
+    "kept",
+    "good",
+    "on",
+    "in",
+    "measured",
+    "inside",
+    "positive",
+}
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,12 @@ def _refusal(values: pd.Series, bad: list, label: str, argument: str | None) -> 
     kind = "text" if isinstance(bad[0], str) else str(values.dtype)
     column = f"adata.{label}" if "[" in label else "adata.obs['x']"
     if isinstance(bad[0], str):
-        example = f"{column}.astype(str) == {bad[0]!r}"
+        likely = [value for value in bad if " ".join(str(value).replace("_", " ").split()).casefold() in MEANS_YES]
+        example = f"{column}.astype(str) == {likely[0] if likely else '...'!r}"
+    elif values.dtype.kind == "f":
+        example = f"{column} > 0.5"
     else:
-        example = f"{column} > 0.5" if values.dtype.kind == "f" else f"{column} == {bad[0]}"
+        example = f"{column} == {1 if (values == 1).any() else '...'}"
     return (
         f"{label} must be boolean, or hold 0 and 1, or yes and no; it is {kind} and holds {listing(values.unique(), 5)}. "
         f"Compare it with the value that stands for yes, e.g. {argument or column}{'=' if argument else ' = '}{example}."
@@ -131,7 +149,9 @@ def read_mask(table: AnnData, value, name: str) -> np.ndarray:
     if len(shape) == 0:
         raise TypeError(f"{name} must be boolean, one value per observation, not {type(value).__name__}.")
     if shape != (table.n_obs,):
-        raise ValueError(f"{label} has shape {shape}; expected ({table.n_obs},), one value per observation.")
+        raise ValueError(
+            f"{label} has shape {shape}; expected ({table.n_obs},), one value per observation.{_chosen(table, value, name)}"
+        )
     flags = read_flags(value, label, name)
     if not flags.known.all():
         rows = table.obs_names[~flags.known]
@@ -140,6 +160,21 @@ def read_mask(table: AnnData, value, name: str) -> np.ndarray:
             f"{label if '[' not in label else f'adata.{label}'}.astype(object).fillna(False) where they mean no."
         )
     return flags.yes
+
+
+def _chosen(table: AnnData, value, name: str) -> str:
+    """The line that turns names of rows, or their numbers, into one answer per row; empty where it is neither."""
+    found = np.asarray(value)
+    if found.ndim != 1 or not len(found):
+        return ""
+    if (
+        found.dtype.kind in "iu"
+        and len(set(found.tolist())) == len(found)
+        and 0 <= found.min() <= found.max() < table.n_obs
+    ):
+        return f" Of numbers of rows: {name}=np.isin(np.arange(adata.n_obs), rows)."
+    is_name = found.dtype.kind in "OUST" and set(map(str, found.tolist())) <= set(table.obs_names)
+    return f" Of names: {name}=adata.obs_names.isin(names)." if is_name else ""
 
 
 def read_in_tissue(obs: pd.DataFrame, *, strict: bool = False) -> Flags | None:
@@ -158,6 +193,12 @@ def read_in_tissue(obs: pd.DataFrame, *, strict: bool = False) -> Flags | None:
         if strict:
             raise
         return None
+
+
+def may_be_on_tissue(obs: pd.DataFrame) -> np.ndarray | None:
+    """Sites that are not known to be off the tissue, shape (n,), bool; ``None`` where none is known to be on it."""
+    flags = read_in_tissue(obs)
+    return ~flags.no if flags is not None and flags.yes.any() else None
 
 
 def read_added(obs: pd.DataFrame) -> np.ndarray:

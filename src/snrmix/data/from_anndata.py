@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._names import closest, listing
+from snrmix.data.positions import read_positions
 from snrmix.data.stored import entry_of, stored_sections
 from snrmix.images.kind import check_choice, kind_of, likeliest
 from snrmix.images.source import SectionImage, open_image, scaling
@@ -18,17 +19,7 @@ CONCAT = "Where it was put together with ad.concat, that dropped the images: pas
 
 def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
     """Positions, what finds the image of a library, and no micrometres, as `snrmix.data.from_spatialdata.read_spatialdata`."""
-    if "spatial" not in table.obsm:
-        raise KeyError(
-            f"obsm['spatial'] (x, y in full-resolution pixels) is missing; obsm has: {listing(table.obsm)}. "
-            "Store the coordinates there first."
-        )
-    try:
-        positions = np.asarray(table.obsm["spatial"], dtype=float)
-    except (TypeError, ValueError) as error:
-        raise TypeError("obsm['spatial'] must hold numbers: x and y in full-resolution pixels.") from error
-    if positions.ndim != 2 or positions.shape[1] != 2:
-        raise ValueError(f"obsm['spatial'] has shape {positions.shape}; expected ({table.n_obs}, 2): x and y.")
+    positions = read_positions(table)
     known = stored_sections(table)
 
     def find_image(library: str) -> Callable[[], SectionImage]:
@@ -37,11 +28,20 @@ def read_anndata(table: AnnData, labels: np.ndarray, image_key: str | None):
             raise KeyError(
                 f"no image for library {library!r}: uns['spatial'] has {listing(known)}. Pass image= (path or array in "
                 "the pixels of obsm['spatial']), or use_rep= with features that are already in obsm."
-                + (" The keys of uns['spatial'] must be the names of the libraries." if known else f" {CONCAT}")
+                + (_how_to_rename(library, known) if known else f" {CONCAT}")
             )
         return _stored_image(entry, image_key, library)
 
     return positions, find_image, {}
+
+
+def _how_to_rename(library: str, known: Mapping) -> str:
+    """The line that names a stored section as its library, where only one name holds the other."""
+    says = " The keys of uns['spatial'] must be the names of the libraries"
+    like = [name for name in known if library.casefold() in name.casefold() or name.casefold() in library.casefold()]
+    if len(like) != 1:
+        return says + "."
+    return f"{says}: adata.uns['spatial'][{library!r}] = adata.uns['spatial'].pop({like[0]!r})."
 
 
 def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Callable[[], SectionImage]:
@@ -51,7 +51,9 @@ def _stored_image(entry: Mapping, image_key: str | None, library: str) -> Callab
     if not wanted:
         raise KeyError(
             f"uns['spatial'][{library!r}]['scalefactors'] has no 'tissue_<image>_scalef' for any of the images "
-            f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}."
+            f"({listing(images)}), the pixels of the image per pixel of obsm['spatial']; it has {listing(factors)}. "
+            f"Store it: adata.uns['spatial'][{library!r}]['scalefactors'] = {{'tissue_{next(iter(images))}_scalef': width of the "
+            "image / width of the full-resolution image}."
         )
     if image_key is not None and image_key not in images:
         raise KeyError(

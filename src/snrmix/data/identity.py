@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,11 @@ def read_labels(
     KeyError, ValueError
         For a column that is absent or has missing values, and for several stored libraries that no column tells apart.
     """
+    if not isinstance(library_key, Hashable):
+        raise TypeError(
+            f"library_key must be the name of an obs column, not {type(library_key).__name__}: store the library of every row "
+            "in one, adata.obs['library_id'] = ..., and pass its name."
+        )
     key = library_key or region_key or (TAKEN if TAKEN in obs else None)
     if key is None and len(stored) > 1:
         key = _column_of(obs, stored)
@@ -80,8 +85,12 @@ def read_labels(
 
 def _column_of(obs: pd.DataFrame, stored: Sequence[str]) -> str:
     """The column whose values are the keys of ``uns["spatial"]``; refused where none is, or several differ."""
-    fitting = [name for name in candidates(obs) if set(names_of_column(obs[name].dropna())) == set(stored)]
-    fitting = [name for name in fitting if not obs[name].isna().any()]
+    named = {name: set(names_of_column(obs[name].dropna())) for name in [*candidates(obs), *_of_one_value(obs)]}
+    fitting = [
+        name for name, values in named.items() if values and values <= set(stored) and not obs[name].isna().any()
+    ]
+    whole = [name for name in fitting if named[name] == set(stored)]  # before part of the slides, which may be chance
+    fitting = whole or fitting
     splits = {tuple(names_of_column(obs[name]).tolist()) for name in fitting}
     if len(splits) == 1:
         return fitting[0]
@@ -90,7 +99,13 @@ def _column_of(obs: pd.DataFrame, stored: Sequence[str]) -> str:
         f"uns['spatial'] has {len(stored)} libraries ({listing(stored)}); say which observation is in which with "
         f"library_key=, an obs column."
         + (f" It could be {listing(maybe, 5)}." if maybe else " No column has as many values: make one first.")
+        + f" If all are in one of them, {stored[0]!r} for example: adata.obs['library_id'] = {stored[0]!r}."
     )
+
+
+def _of_one_value(obs: pd.DataFrame) -> list[str]:
+    """Columns with the same name in every row, as a slide has that was cut out of several."""
+    return [name for name in obs.columns if obs[name].dtype.kind not in "fb" and obs[name].nunique() == 1]
 
 
 def candidates(obs: pd.DataFrame, most: int = MOST_SLIDES) -> list[str]:

@@ -13,7 +13,7 @@ from anndata import AnnData
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
-from snrmix.data.flags import read_in_tissue
+from snrmix.data.flags import may_be_on_tissue, read_in_tissue
 from snrmix.data.from_anndata import read_anndata
 from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.identity import check_slides, read_labels
@@ -271,15 +271,9 @@ def _unplaced(placed: np.ndarray, labels: np.ndarray, libraries: tuple[str, ...]
     return rows, np.searchsorted(libraries, labels[rows])
 
 
-def _in_tissue(obs: pd.DataFrame) -> np.ndarray | None:
-    """Sites that may be on tissue, shape (n,), bool: not those that are known to be off it; ``None`` where none is on it."""
-    flags = read_in_tissue(obs)
-    return ~flags.no if flags is not None and flags.yes.any() else None
-
-
 def _matter(obs: pd.DataFrame, measured: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     """Sites that have to lie on the image, and on tissue: those that may be on it, and measured ones; ``None``: all."""
-    found = _in_tissue(obs)
+    found = may_be_on_tissue(obs)
     return found if found is None or measured is None else found | measured[rows]
 
 

@@ -128,7 +128,7 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
         section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
     )
     together = held_out_together(fine, len(section.measured))
-    errors = section_errors(section, result, together, scored)
+    errors = section_errors(section, result.seen, result.seen_sd, result.calibration, together, scored)
     held_out = {name: member.out_of_fold for name, member in members.items()}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
@@ -184,11 +184,28 @@ def held_out_together(folds: list[Fold], n: int) -> np.ndarray:
     return together
 
 
-def section_errors(section: Section, result: AtDepth, together: np.ndarray, scored: np.ndarray) -> Errors:
-    """Errors at the spots that were held out, at the depths that these have."""
+def section_errors(
+    section: Section,
+    seen: np.ndarray,
+    sd: np.ndarray,
+    calibration: Calibration,
+    together: np.ndarray,
+    scored: np.ndarray,
+) -> Errors:
+    """How errors at the spots that were held out go together.
+
+    Parameters
+    ----------
+    seen, sd
+        Shape (scored, genes): out-of-fold values at the depths that the spots have.
+    calibration
+        Of these.
+    together
+        See `held_out_together`.
+    """
     sites = section.measured[scored]
     return fit_errors(
-        section.expression[scored], result.seen, result.seen_sd, result.calibration, section.positions[sites],
+        section.expression[scored], seen, sd, calibration, section.positions[sites],
         section.library[sites] * (together.max() + 1) + together[scored], section.depth[scored],
     )  # fmt: skip
 
@@ -252,7 +269,7 @@ def calibrate_members(
     """The calibration, out-of-fold values and predictions at the depth that is wanted, and their standard deviations."""
     context, context_unmeasured = scale_context(section, folds, scored, kriged, elsewhere)
     if typical is not None or (depths is not None and np.isfinite(depths.elsewhere).any()):
-        return at_depth(section, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
+        return at_depth(section, folds, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
     calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
     out_of_fold_sd = np.full_like(out_of_fold, np.nan)
     out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))

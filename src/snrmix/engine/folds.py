@@ -129,6 +129,14 @@ def beyond_held_out(
     return float(farthest), float((wanted > 1.01 * farthest).mean()) if len(wanted) else 0.0
 
 
+def fold_numbers(folds: Sequence[Fold], n: int) -> np.ndarray:
+    """Number of the fold that holds a spot out, -1 where none does, shape (n,); two halves where there is one fold."""
+    number = np.full(n, -1)
+    for k, fold in enumerate(folds):
+        number[fold.held_out] = k if len(folds) > 1 else np.arange(len(fold.held_out)) % 2
+    return number
+
+
 def random_assignment(library: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
     """Fold of every spot, shape (n,): equal sizes within each library, and no fold empty."""
     fold = np.empty(len(library), dtype=int)

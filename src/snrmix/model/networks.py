@@ -12,7 +12,16 @@ from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.sites import Sites
 from snrmix.engine.at_depth import tell_depths
 from snrmix.engine.conformal import Calibration
-from snrmix.engine.fit import Member, SectionFit, calibrate_members, finer, stack_members
+from snrmix.engine.errors import Errors
+from snrmix.engine.fit import (
+    Member,
+    SectionFit,
+    calibrate_members,
+    finer,
+    held_out_together,
+    section_errors,
+    stack_members,
+)
 from snrmix.engine.folds import Fold, make_folds
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
@@ -125,6 +134,10 @@ class WithMeasured:
         float32, each (n, genes).
     calibration
         Of these.
+    joint
+        How their errors go together.
+    together
+        See `snrmix.engine.fit.held_out_together`.
     typical_depth
         In counts, where values are for it.
     """
@@ -132,6 +145,8 @@ class WithMeasured:
     values: np.ndarray
     sd: np.ndarray
     calibration: Calibration
+    joint: Errors
+    together: np.ndarray
     typical_depth: float | None
 
 
@@ -167,8 +182,9 @@ def with_measured(
     for fold in folds:
         out_of_fold[fold.held_out] = own[fold.held_out] + mean_gap(gap[fold.train])
     members, kriged = {"network": Member(out_of_fold, predicted[section.unmeasured] + mean_gap(gap))}, None
+    fine = finer(folds, n) if kriging else folds
     if kriging:
-        kriged = krige_section(section, finer(folds, n), device)
+        kriged = krige_section(section, fine, device)
         members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
     scored = np.arange(n)
     _, out_of_fold, stacked = stack_members(section, folds, scored, members)
@@ -180,4 +196,6 @@ def with_measured(
     values, sd = np.empty((2, *predicted.shape), np.float32)
     values[section.measured], values[section.unmeasured] = found.out_of_fold, found.predicted
     sd[section.measured], sd[section.unmeasured] = found.out_of_fold_sd, found.predicted_sd
-    return WithMeasured(values, sd, found.calibration, depth)
+    together = held_out_together(fine, n)
+    joint = section_errors(section, found.seen, found.seen_sd, found.calibration, together, scored)
+    return WithMeasured(values, sd, found.calibration, joint, together, depth)

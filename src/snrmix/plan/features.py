@@ -76,16 +76,16 @@ def read_features(source: Source, options: Options, run: Run) -> Features:
     else:
         encoder, device = replace(options.encoder, size=tuning.size or options.encoder.size), options.settings.device
         with on_device(encoder.function, device):
-            announce(replace(run, tuning_seconds=patch_seconds(encoder, device)))
-        patches = read_patches(sites, patch_sides(sites, options.scales), encoder.size, tuning.folder)
+            announce(replace(run, tuning_seconds=patch_seconds(replace(encoder, run_time="torch"), device)))
+        patches = read_patches(sites, patch_sides(sites, plan.record["scales"]), encoder.size, tuning.folder)
     embedding = plan.embed()
-    images = image_records(sites, options)
+    images = image_records(sites, embedding.record["scales"], options.encoder.size)
     return Features(embedding.features, embedding.colour_columns, embedding, patches, images)
 
 
-def image_records(sites: Sites, options: Options) -> dict[str, dict]:
-    """What to keep of the image of each library, by its name."""
-    sides, size = patch_sides(sites, options.scales), options.encoder.size
+def image_records(sites: Sites, scales: np.ndarray, size: int) -> dict[str, dict]:
+    """What to keep of the image of each library, by its name, where patches of these scales are resized to ``size``."""
+    sides = patch_sides(sites, scales)
     return {
         name: image.record(sides[code], size, sites.um_per_px[code])
         for code, (name, image) in enumerate(zip(sites.libraries, sites.images, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 
 from snrmix import _checks
 from snrmix._names import closest, listing
-from snrmix.data.embedding import DEFAULT_SCALES, check_scales
+from snrmix.data.scales import AUTO, COARSE_SCALES, check_scales
 from snrmix.engine.finetune.fit import check_encoder
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
@@ -32,7 +32,7 @@ class Options:
     encoder
         With ``use_rep``, and where it was not asked for yet, ``None``.
     scales
-        Shape (scales,).
+        Shape (scales,), or ``"auto"``: by the pixels of the images.
     share, n_folds, n_repeats, validation
         As in `snrmix.tl.impute`; whether ``validation`` fits is told with the folds.
     k_is_chosen
@@ -41,7 +41,7 @@ class Options:
 
     settings: Settings
     encoder: Encoder | None
-    scales: np.ndarray
+    scales: np.ndarray | str
     share: bool
     n_folds: int
     n_repeats: int
@@ -55,7 +55,7 @@ class Options:
 
 
 def read_options(
-    *, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, use_rep: str | None = None, share: bool = False, mix="snr",
+    *, encoder="efficientnet_lite0", scales=AUTO, use_rep: str | None = None, share: bool = False, mix="snr",
     losses: Losses | None = None, kriging: bool = True, n_folds: int = 5, n_repeats: int = 1, validation=0.2,
     random_state: int = 0, accelerator: str = "auto", finetune=False, finetuning: Finetuning | None = None,
     training: Mapping = {}, preset: str | None = None,
@@ -91,6 +91,8 @@ def read_options(
     if how is None:
         how = training_options(training)
         check_pixels(mixing)
+    elif isinstance(scales, str):
+        scales = np.array(COARSE_SCALES)  # every further scale passes the encoder forward and backward in each epoch
     settings = Settings(mixing, losses, how, kriging, seed, device, encoder and encoder.function)
     is_own_mix = not isinstance(mix, str) and (preset is None or mix is not PRESETS[preset]["mix"])
     return Options(settings, encoder, scales, share, n_folds, n_repeats, validation, k_is_chosen=is_own_mix)

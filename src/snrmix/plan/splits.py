@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix.data.flags import read_mask
+from snrmix.data.flags import may_be_on_tissue, read_mask
 from snrmix.data.sites import Sites
 from snrmix.engine.folds import Fold, beyond_held_out, make_folds, single_split
 from snrmix.engine.mix import Mixing
@@ -37,8 +37,11 @@ def choose_folds(table: AnnData, sites: Sites, is_measured: np.ndarray, options:
     if n_folds > most:
         raise ValueError(f"n_folds={n_folds} is too many for {len(library)} measured spots; use at most {most}.")
     if n_folds > 1:
-        folds = make_folds(sites.lattice_positions, sites.library, measured, n_folds, options.n_repeats, rng)
-        _say_how_far(folds, n_folds, *beyond_held_out(sites.lattice_positions, sites.library, measured, folds))
+        wanted = wanted_sites(table, sites, is_measured)
+        positions, library = sites.lattice_positions[wanted], sites.library[wanted]
+        measured = np.flatnonzero(is_measured[wanted])
+        folds = make_folds(positions, library, measured, n_folds, options.n_repeats, rng)
+        _say_how_far(folds, n_folds, *beyond_held_out(positions, library, measured, folds))
         return folds
     if isinstance(validation, str):
         fold = _validation_column(validation, read_mask(table, validation, "validation")[sites.order][measured])
@@ -54,6 +57,25 @@ def choose_folds(table: AnnData, sites: Sites, is_measured: np.ndarray, options:
             f"{MIN_TRAIN} are needed."
         )
     return [fold]
+
+
+def wanted_sites(table: AnnData, sites: Sites, is_measured: np.ndarray) -> np.ndarray:
+    """Sites whose distances folds have to be like, shape (n,), bool: the measured ones, and others that predictions are for.
+
+    Not for those that ``in_tissue`` says are off the tissue, nor for failed spots that were put at one place: a few of these,
+    far away, would else decide how every gene is scored.
+    """
+    on_tissue = np.ones(len(sites), bool)
+    for code in range(len(sites.libraries)):
+        rows = sites.library == code
+        found = may_be_on_tissue(table.obs.iloc[sites.order[rows]])
+        on_tissue[rows] = True if found is None else found
+    others = np.flatnonzero(on_tissue & ~is_measured)
+    places = np.column_stack([sites.library[others], sites.positions[others]])
+    _, place, count = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+    wanted = is_measured.copy()
+    wanted[others[count[place.ravel()] == 1]] = True
+    return wanted
 
 
 def _say_how_far(folds: list[Fold], n_folds: int, farthest: float, beyond: float) -> None:

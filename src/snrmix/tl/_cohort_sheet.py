@@ -11,7 +11,7 @@ import pandas as pd
 
 from snrmix._names import closest, listing
 from snrmix.data.paths import kind_of
-from snrmix.data.words import literal
+from snrmix.data.words import literal, read_scales
 
 NEEDED = ("sample", "path")
 SAFE = re.compile(r"[\w.+=-]+")
@@ -130,7 +130,7 @@ def _value(column: str, value):
     if column in WORDS:
         return value
     if column == "scales":
-        return [float(part) for part in value.replace(",", " ").split()]
+        return read_scales(value.replace(",", " ").split())
     return literal(value)
 
 

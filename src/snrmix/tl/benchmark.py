@@ -38,6 +38,8 @@ READING = (
 ALSO = ("devices", "early_stopping")  # of the training
 ASKED = ("encoder", "scales", "use_rep")  # likewise of what is made of it
 
+MOST_GENES = 250
+
 
 @settled()
 def benchmark(
@@ -45,7 +47,7 @@ def benchmark(
     methods=None,
     *,
     splits=3,
-    genes=250,
+    genes="auto",
     measured=None,
     layer: str | None = None,
     library_key: str | None = None,
@@ -75,7 +77,7 @@ def benchmark(
         ``"mean"``
             Mean of the measured spots.
         ``"depth"``
-            A gene of constant share of the counts, at the depth that kriging predicts: what depth explains by itself.
+            A gene that follows depth alone, at the depth that kriging predicts: what depth explains by itself.
         ``"spatial kNN"``
             Mean of the 10 nearest measured spots.
         ``"graph smoothing"``
@@ -97,7 +99,8 @@ def benchmark(
         `snrmix.pp.hold_out` or dicts of its arguments ``kind``, ``share``, ``library``, ``n_blocks`` and
         ``random_state``, for example ``[{"kind": "block", "share": 0.3, "random_state": 1}]``.
     genes
-        As in `snrmix.tl.impute`; a number means the genes of highest mean on the spots that stay measured.
+        As in `snrmix.tl.impute`; a number means the genes of highest mean on the spots that stay measured. ``"auto"``:
+        250 of these, or all where there are fewer.
     measured
         Spots with trustworthy expression, as in `snrmix.tl.impute`: the ones to split.
     layer, library_key, table_key, share, mix, losses, n_folds, n_repeats, validation, random_state, accelerator
@@ -131,7 +134,9 @@ def benchmark(
         random_state=random_state, accelerator=accelerator, **given,
     )  # fmt: skip
     where = {"library_key": library_key, "table_key": table_key}
-    is_measured = read_measured(read_table(data, table_key), measured, layer)
+    table = read_table(data, table_key)
+    genes = min(MOST_GENES, table.n_vars) if isinstance(genes, str) and genes == "auto" else genes
+    is_measured = read_measured(table, measured, layer)
     sites = read_sites(data, measured=is_measured, with_images=False, **where)
     hidden_by = {name: sites.to_rows(split.hide(sites, is_measured[sites.order])) for name, split in splits.items()}
     kept = is_measured & ~next(iter(hidden_by.values()))

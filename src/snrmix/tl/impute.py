@@ -9,9 +9,8 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix import _checks
-from snrmix._globals import settled
+from snrmix._globals import Function, settled
 from snrmix._log import logger
-from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
 from snrmix.data.results import Result
 from snrmix.data.table import read_table
@@ -29,7 +28,7 @@ from snrmix.tl._report import report
 from snrmix.tl.write import Model, write
 
 
-def completed(function):
+def completed(function: Function) -> Function:
     """Let arguments that a call does not give come from its preset, or from its ``finetuning``."""
 
     @wraps(function)
@@ -55,7 +54,7 @@ def impute(
     table_key: str | None = None,
     use_rep: str | None = None,
     encoder="efficientnet_lite0",
-    scales=DEFAULT_SCALES,
+    scales="auto",
     library_key: str | None = None,
     depth_key: str | None = None,
     share: bool = False,
