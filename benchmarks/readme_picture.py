@@ -6,7 +6,6 @@ The section is that of `snrmix.datasets.olfactory_bulb`: downloaded once, or tak
 """
 
 import argparse
-import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,12 +33,10 @@ def impute_half(seed: int = 0):
 
 def draw(adata, path: Path) -> None:
     """Draw and store it in few colours."""
-    snrmix.pl.compare(adata, GENES, truth="observed", show=False)
-    drawn = io.BytesIO()
-    plt.gcf().savefig(drawn, dpi=150, bbox_inches="tight")
-    image = Image.open(drawn).convert("RGB")
-    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
     path.parent.mkdir(parents=True, exist_ok=True)
+    snrmix.pl.compare(adata, GENES, truth="observed", show=False, save=path, dpi=150)
+    image = Image.open(path).convert("RGB")
+    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     assert path.stat().st_size < MOST_BYTES, f"{path} has {path.stat().st_size} bytes"
 

@@ -65,7 +65,7 @@ def small(small_settings, monkeypatch):
 
 
 def cut(adata):
-    """The genes of highest mean and the ones that tutorials name, and no image of full resolution."""
+    """The genes of highest mean and the ones that tutorials name, and the small image in place of a large one."""
     names = adata.var.get("symbol", adata.var_names.to_series())
     text = " ".join(path.read_text() for path in NOTEBOOKS)
     is_named = names.isin(set(re.findall(r"\w+", text)))
@@ -73,7 +73,12 @@ def cut(adata):
     is_high = is_high >= np.sort(is_high)[-300]
     adata = adata[:, is_named.to_numpy() | is_high].copy()
     (section,) = adata.uns["spatial"].values()
-    section["images"] = {"hires": section["images"]["hires"]}
+    factors, small = section["scalefactors"], section["images"]["hires"]
+    factor = factors["tissue_hires_scalef"]
+    adata.obsm["spatial"] = adata.obsm["spatial"] * factor
+    section["images"] = dict.fromkeys(section["images"], small)
+    section["scalefactors"] = {name: 1.0 for name in factors if name.endswith("scalef")}
+    section["scalefactors"]["spot_diameter_fullres"] = factors["spot_diameter_fullres"] * factor
     return adata
 
 

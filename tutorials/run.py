@@ -15,7 +15,7 @@ import nbformat
 from PIL import Image
 
 HERE = Path(__file__).parent
-COLOURS = 128
+COLOURS = 256
 WIDEST = 1300  # pixels
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
