@@ -49,6 +49,7 @@ def shrink(picture: str) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars would be stored line by line
+    os.environ |= {"PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}  # what other packages say names files of this machine
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     for name in sys.argv[1:] or sorted(path.stem for path in HERE.glob("*.ipynb")):
         print(name, flush=True)
