@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from snrmix.data.embedding import DEFAULT_SCALES
 from snrmix.data.results import Result
 from snrmix.engine import mix as strategies
 from snrmix.engine.losses import Losses
@@ -149,9 +148,8 @@ def _same(value, default) -> bool:
 def _of_record(result: Result) -> Iterator[tuple[str, object]]:
     """Arguments that stand elsewhere in the record."""
     image = result.record["image"]
-    scales = np.atleast_1d(np.asarray(image.get("scales", DEFAULT_SCALES), float))
-    if not np.allclose(scales, DEFAULT_SCALES) if len(scales) == len(DEFAULT_SCALES) else True:
-        yield "scales", [float(scale) for scale in scales]
+    if "scales" in image:  # chosen by the image or given: a repetition takes the same
+        yield "scales", [float(scale) for scale in np.atleast_1d(image["scales"])]
     names = {str(one["name"]) for one in image.get("read", {}).values()}
     if len(names) == 1 and "/" in (name := names.pop()):
         yield "image", name.rpartition("/")[2]
