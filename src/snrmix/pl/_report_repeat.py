@@ -95,7 +95,7 @@ def _restored(name: str, value):
         return _NOT_KNOWN
     if name == "layer" and value == "X":
         return _DEFAULT
-    if isinstance(value, str) and name == "encoder" and value.startswith("efficientnet_lite0"):
+    if name == "encoder" and (value is None or str(value).startswith("efficientnet_lite0")):  # None with use_rep=
         return _DEFAULT
     return _DEFAULT if _same(value, known.get(name)) else value
 
@@ -149,7 +149,7 @@ def _same(value, default) -> bool:
 def _of_record(result: Result) -> Iterator[tuple[str, object]]:
     """Arguments that stand elsewhere in the record."""
     image = result.record["image"]
-    if "scales" in image:  # chosen by the image or given: a repetition takes the same
+    if "scales" in image and str(image.get("scales_by")) != "pixels":
         yield "scales", [float(scale) for scale in np.atleast_1d(image["scales"])]
     names = {str(one["name"]) for one in image.get("read", {}).values()}
     if len(names) == 1 and "/" in (name := names.pop()):

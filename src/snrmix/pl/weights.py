@@ -24,8 +24,8 @@ def weights(
 ):
     """Draw what each gene's prediction rests on: the weight of the network against that of kriging.
 
-    Kriging is that of the log values and that of rates together. Where all genes share their weights, it is a bar. What is missing to 1 is the
-    mean of the gene, which predictions are drawn to.
+    The latter is that of log values and of rates together. Where all genes share their weights, they are parts of one
+    bar. What is missing to 1 is the mean of the gene, which predictions are drawn to.
 
     Parameters
     ----------
@@ -45,8 +45,10 @@ def weights(
     """
     result = Result.find(data, key, table_key)
     network, kriging = (result.column(f"weight_{part}", REMEDY) for part in ("network", "kriging"))
-    rates = result.column("weight_rates", REMEDY) if result.has("weight_rates") else np.zeros(len(kriging))
-    known = np.isfinite(network) & np.isfinite(kriging) & np.isfinite(rates)
+    rates = np.zeros(len(kriging))
+    if result.has("weight_rates"):
+        rates = np.nan_to_num(result.column("weight_rates", REMEDY))
+    known = np.isfinite(network) & np.isfinite(kriging)
     network, kriging, rates = network[known], kriging[known], rates[known]
     if len(network) and max(np.ptp(weight) for weight in (network, kriging, rates)) < 1e-6:
         own = open_panels(ax, figsize or (6.4, 1.5))[0, 0]
