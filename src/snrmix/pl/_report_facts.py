@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from snrmix.data.results import MEASURED, MODELLED, WARNINGS, Result
-from snrmix.io._description import LOOKS, Description
-from snrmix.io.describe import describe
 from snrmix.pl._report_repeat import is_prediction
+
+if TYPE_CHECKING:
+    from snrmix.io import Description
+
 
 ABSENT = ("none", "None")  # what records have of an argument that was not given
 FILLS = {
@@ -24,6 +27,8 @@ DEPTHS = {
 
 def look_at(data, result: Result, image, where: dict) -> Description:
     """What `snrmix.io.describe` says of the object, with the spots and the layer that the result is of."""
+    from snrmix.io.describe import describe
+
     parameters = result.record.get("parameters", {})
     layer, use_rep = parameters.get("layer", "X"), str(parameters.get("use_rep", "none"))
     given = {} if isinstance(image, bool | np.bool_) else {"image": image}
@@ -57,6 +62,8 @@ def _facts(result: Result, found: Description) -> Iterator[tuple[str, str]]:
 
 
 def _expression(found: Description, layer: str) -> str:
+    from snrmix.io._description import LOOKS
+
     for one in found.get("matrices", ()):
         if one["name"] == layer:
             return f"{'X' if layer == 'X' else f'layer {layer}'}: {LOOKS.get(one['looks_like'], one['looks_like'])} ({one['seen']})"
