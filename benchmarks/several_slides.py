@@ -7,6 +7,7 @@ python benchmarks/several_slides.py --groups mine=section_1,section_2,section_3
 from __future__ import annotations
 
 import argparse
+from functools import reduce
 
 import anndata
 import numpy as np
@@ -71,6 +72,11 @@ def load_group(members, options) -> anndata.AnnData:
         section.obs_names = f"{name}-" + section.obs_names
         section.obs = section.obs[[c for c in ("array_row", "array_col") if c in section.obs]]
         sections[name] = section
+    if not reduce(pd.Index.intersection, (section.var_names for section in sections.values())).size:
+        for section in sections.values():  # named by symbol in one, and by identifier in another
+            names = section.var["gene_ids"] if "gene_ids" in section.var else section.var_names
+            section.var_names = pd.Index(names).str.partition(".").get_level_values(0)
+            section.var_names_make_unique()
     slides = anndata.concat(sections, label="library_id", uns_merge="unique")
     embed(slides, {}, options.cache / f"{'+'.join(members)}.h5ad")
     return slides

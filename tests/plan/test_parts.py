@@ -361,6 +361,40 @@ def test_a_shared_model_holds_out_what_the_models_of_slides_do(pair):
             assert set(own_names[own.train]) == set(train) & set(own_names) and own.repeat == both.repeat
 
 
+# Slides of patients
+
+
+def test_all_slides_of_a_patient_are_left_out_together(few_strips, caplog):
+    slides = few_strips.copy()
+    patient = {"a": "one", "b": "one", "c": "two", "d": "three"}
+    slides.obs["patient"] = slides.obs["library_id"].astype(str).map(patient)
+    how = {"measured": ~of(slides, "d"), "genes": 8, "share": False, "copy": True, **FAST}
+    by_slide, by_patient = (snrmix.tl.impute(slides, group_key=key, **how) for key in (None, "patient"))
+    record = by_patient.uns["snrmix"]["libraries"]["d"]
+    assert record["kind"] == "leave-group-out" and by_patient.uns["snrmix"]["parameters"]["group_key"] == "patient"
+    sd = [
+        result[of(slides, "d")].layers["snrmix_sd"][:, result.var["snrmix_modelled"]]
+        for result in (by_slide, by_patient)
+    ]
+    assert sd[1].mean() > sd[0].mean() > 0  # two groups tell less than three slides
+    slides.obs["patient"] = np.where(of(slides, "d"), "two", "one")
+    with caplog.at_level(logging.WARNING):
+        alone = snrmix.tl.impute(slides, group_key="patient", **how)
+    assert "the measured slides are of one group alone, and scores say nothing of another" in caplog.text
+    assert alone.uns["snrmix"]["libraries"]["d"]["kind"] == "leave-library-out"
+
+
+def test_groups_that_cannot_be_are_refused(pair):
+    with pytest.raises(KeyError, match="group_key='patients' is no obs column"):
+        snrmix.tl.impute(pair, group_key="patients")
+    with pytest.raises(TypeError, match="group_key=3 must be the name"):
+        snrmix.tl.impute(pair, group_key=3)
+    mixed = pair.copy()
+    mixed.obs["patient"] = ["x", *["y"] * (mixed.n_obs - 1)]
+    with pytest.raises(ValueError, match="must have one value for all spots of a library; library 'left' has 'x', 'y'"):
+        snrmix.tl.impute(mixed, group_key="patient")
+
+
 # Slides with few measured spots
 
 

@@ -35,7 +35,7 @@ def read_groups(table: AnnData, sites: Sites, group_key: str | None) -> np.ndarr
             raise ValueError(
                 f"obs[{group_key!r}] must have one value for all spots of a library; library {library!r} has "
                 + (
-                    f"{listing(map(str, known))}{' and missing values' if len(found) > len(known) else ''}."
+                    f"{listing(sorted(map(str, known)))}{' and missing values' if len(found) > len(known) else ''}."
                     if len(known)
                     else "none."
                 )

@@ -15,6 +15,7 @@ METHODS = {
     "snrmix": "snrmix (this result)",
     "network": "its network alone",
     "kriging": "its kriging alone",
+    "rates": "its kriging of rates and depth alone",
     "depth": "sequencing depth alone",
     "mean": "the gene's mean",
     "spatial kNN": "mean of the nearest spots",
@@ -31,6 +32,7 @@ COLUMNS = (  # part of a result's name in var, heading, how it is shown, what it
     ("beats_baselines", "Beats simple methods", FLAG, "Better than mean, nearest spots and ridge regression, each."),
     ("weight_network", "Weight of the network", NUMBER, "How much the prediction rests on the image alone."),
     ("weight_kriging", "Weight of kriging", NUMBER, "How much it rests on the neighbours."),
+    ("weight_rates", "Weight of rates", NUMBER, "How much it rests on the neighbours' rates, apart from depth."),
 )
 HELD_OUT = (  # the same of what `snrmix.tl.evaluate` found at hidden spots
     ("explained", "Explained at hidden spots", SHARE, "As Explained, at the spots that were hidden from the run."),
@@ -123,6 +125,7 @@ def slides_of(result: Result) -> list[dict]:
 KINDS = {
     "own": "a model of its own",
     "shared": "one model of all slides",
+    "leave-group-out": "predicted from other slides, scored on whole groups left out",
     "leave-library-out": "predicted from other slides, scored on slides left out",
     "within-library": "predicted from another slide, scored on regions of it left out",
 }
