@@ -20,9 +20,9 @@ install = set -o pipefail; $(BIN)/python -m pip install $(1) 2>&1 | tee $(VENV)/
 	|| { tail -n 30 $(VENV)/pip.log; echo "Installation failed; the full output is in $(VENV)/pip.log." >&2; exit 1; }
 
 help:
-	@echo "make demo   impute a small synthetic section and draw it in demo/"
-	@echo "make test   check the style and run the tests"
-	@echo "make lint   check the style only"
+	@echo "make demo   impute a synthetic section, or a real one of the folder SNRMIX_DATA, and draw it in demo/"
+	@echo "make test   check style and types, and run the tests"
+	@echo "make lint   check style and types only"
 	@echo "make docs   build the documentation in docs/_build/html"
 	@echo "make bench  measure on real sections (SNRMIX_DATA names their folder)"
 	@echo "make ablation  measure what each choice of the method is worth on them"
@@ -46,17 +46,18 @@ $(VENV)/%.stamp: $(VENV)/package.stamp
 	@touch $@
 
 demo: $(VENV)/package.stamp
-	@echo "==> Imputing a synthetic section (about a minute); results go to demo/"
+	@echo "==> Imputing a section (about a minute); results go to demo/"
 	@$(BIN)/snrmix demo --out demo
 
 lint: $(VENV)/test.stamp
-	@echo "==> Checking the style with ruff (seconds)"
+	@echo "==> Checking the style with ruff, and types with mypy (seconds)"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m mypy
 
 test: lint $(VENV)/workflows.stamp
-	@echo "==> Running the tests (a few minutes)"
-	@$(BIN)/python -m pytest --durations=15
+	@echo "==> Running the tests, a file at a time on each of up to four processors (ten minutes)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 -n logical --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/doc.stamp
 	@echo "==> Building the documentation (about a minute)"
@@ -74,5 +75,5 @@ ablation: $(VENV)/package.stamp
 
 clean:
 	@echo "==> Removing results, built pages and caches; 'rm -r $(VENV)' removes the environment too"
-	@rm -rf demo dist docs/_build docs/generated docs/tutorials .pytest_cache .ruff_cache
+	@rm -rf demo dist docs/_build docs/generated docs/tutorials .mypy_cache .pytest_cache .ruff_cache
 	@find src tests benchmarks docs tutorials -name __pycache__ -prune -exec rm -rf {} +

@@ -101,7 +101,7 @@ def main() -> None:
     table = pd.concat(map(pd.read_csv, options.read)) if options.read else run(options)
     hidden = sorted(table["hidden"].unique())
     title = (
-        "One thing changed at a time: MSE / MSE of the mean on hidden spots, less that of the default on the same spots, in "
+        "One thing changed at a time: Error as a share of the mean's on hidden spots, less that of the default on the same spots, in "
         "thousandths: mean over sections ± standard error over sections; above 0, the default is better. In brackets the "
         "pairs of section and seed on which the default is better, and p of the signed-rank test over these pairs, "
         "false discovery rate over the table."

@@ -37,7 +37,7 @@ from snrmix.plan.source import read_source
 FROZEN = "frozen"
 VARIANTS = [
     (FROZEN, "none"), (FROZEN, "snr"), ("last", "none"), ("last", "snr"), ("all", "none"), ("all", "snr"),
-    ("all", "cutmix"),
+    ("all", "mixup"), ("all", "cutmix"),
 ]  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         for seed in options.seeds:
             rows += list(run(name, seed, training, options))
     title = (
-        "Fine-tuning: MSE / MSE of the mean and mean Pearson correlation per gene on hidden spots (half measured), of "
+        "Fine-tuning: Error as a share of the mean's and mean Pearson correlation per gene on hidden spots (half measured), of "
         "networks that see the same patches at the same scale. Mean over seeds; seconds of one."
     )
     settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "default options"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
+import re
 from pathlib import Path
 
 import anndata
@@ -75,13 +77,27 @@ def embed(adata: anndata.AnnData, options: dict, stored: Path) -> None:
 
 
 def machine() -> str:
-    """The kind of machine, in words."""
+    """The kind of machine, in words, and the day."""
     import torch
 
+    day = f"{datetime.date.today():%Y-%m-%d}"
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        return f"{torch.cuda.get_device_name()}, {day}"
     threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}, {day}"
+
+
+def processor() -> str:
+    """The name of the processor, where the system tells it."""
+    found = re.search(r"^model name\s*: (.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else f"{platform.machine()} CPU"
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def write_table(table: pd.DataFrame, path: Path, caption: str, note: str, decimals: int = 3) -> str:

@@ -27,7 +27,7 @@ def main() -> None:
     keys = ["fitted", "predicted", "measured spots"]
     table = pd.DataFrame(rows).groupby(keys, sort=False, as_index=False).mean()
     title = (
-        "A model on the sister section: MSE / MSE of the mean of the measured spots, on the other spots of the second "
+        "A model on the sister section: Error as a share of that of the mean of the measured spots, on the other spots of the second "
         "section. By the model of the first section from the image alone, with the measured spots, and by "
         "snrmix.tl.impute on the second section alone."
     )

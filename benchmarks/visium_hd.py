@@ -76,25 +76,20 @@ def clock() -> tuple[float, float]:
 
 def rate(options) -> dict:
     """Patches to embed, with a grid and without, and the time for all from the time for some."""
-    from snrmix.data.embedding import DEFAULT_SCALES, count_patches, patch_grids, patch_seconds
+    from snrmix.data.embedding import count_patches, patch_seconds
+    from snrmix.data.scales import COARSE_SCALES, patch_grids
     from snrmix.data.sites import patch_sides, read_sites
-    from snrmix.images.encoder import on_device
     from snrmix.images.encoders import resolve_encoder
 
     adata, encoder = anndata.read_h5ad(options.section / "section.h5ad"), resolve_encoder(options.encoder)
     sites = read_sites(adata, with_images=False)
-    patches = count_patches(sites, patch_grids(sites, patch_sides(sites, DEFAULT_SCALES)))
-    with on_device(encoder.function, "cpu"):
-        patch_seconds(encoder, "cpu")
-        started = clock()
-        patch_seconds(encoder, "cpu", 256)
-        wall, processor = ((now - then) / 256 for now, then in zip(clock(), started, strict=True))
+    patches = count_patches(sites, patch_grids(sites, patch_sides(sites, COARSE_SCALES)))
+    second = patch_seconds(encoder, "cpu")
     return {
         "patches": patches,
-        "patches without a grid": len(sites) * len(DEFAULT_SCALES),
-        "encoded in a second": round(1 / wall, 1),
-        "minutes for all": round(patches * wall / 60, 1),
-        "processor minutes for all": round(patches * processor / 60, 1),
+        "patches without a grid": len(sites) * len(COARSE_SCALES),
+        "encoded in a second": round(1 / second, 1),
+        "minutes for all": round(patches * second / 60, 1),
     }
 
 

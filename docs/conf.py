@@ -1,7 +1,8 @@
 """Sphinx configuration. The build needs no network: `make docs` treats every warning as an error."""
 
 import os
-import shutil
+import subprocess
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -20,6 +21,8 @@ extensions = [
     "sphinx_autodoc_typehints",  # after napoleon: it adds the types of the signatures to the docstrings
     "sphinx_copybutton",
 ]
+html_static_path = ["_static"]
+html_css_files = ["snrmix.css"]
 exclude_patterns = ["_build", "_tables", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
@@ -43,7 +46,7 @@ if os.environ.get("READTHEDOCS"):
         "torch": ("https://docs.pytorch.org/docs/stable/", None),
     }
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tutorials are executed by the tests and shown with their stored output
 
@@ -55,31 +58,35 @@ html_theme_options = {
     "path_to_docs": "docs",
 }
 
-# Sphinx reads only what lies below docs/, so the tutorials are copied there.
-shutil.rmtree(HERE / "tutorials", ignore_errors=True)
-(HERE / "tutorials").mkdir()
-for notebook in sorted((HERE.parent / "tutorials").glob("*.ipynb")):
-    shutil.copy2(notebook, HERE / "tutorials")
+# Sphinx reads only what lies below docs/, so the tutorials are copied there, each with its first picture beside it.
+sys.path.insert(0, str(HERE))
+from _tutorials import cards, copy_tutorials  # noqa: E402
 
-PICTURE = "_static/demo.png"
-CAPTION = "A gene over the tissue: measured at some spots, and imputed at all of them."
-myst_substitutions = {"demo_picture": f"![{CAPTION}]({PICTURE})" if (HERE / PICTURE).is_file() else ""}
-
+TUTORIALS = copy_tutorials(HERE.parent / "tutorials", HERE / "tutorials")
 
 # Programs in benchmarks/ write tables with --out docs/_tables; those that are there are shown.
 TABLES_HERE = "% tables of docs/_tables"
 NO_TABLES = "No results are stored in this copy of the documentation; run the programs above."
 
 
-def insert_tables(app, docname, source):
-    """Put the stored tables where the page asks for them."""
+def table_text(path: Path) -> str:
+    """A stored table, and the day on which it was stored; its last line names the machine."""
+    command = ["git", "log", "-1", "--format=%cs", "--", str(path)]
+    found = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{path.read_text().rstrip()}{f' Stored on {found}.' if found else ''}\n"
+
+
+def insert(app, docname, source):
+    """Put the stored tables, and the cards of the tutorials, where pages ask for them."""
     if docname == "benchmarks":
-        tables = [path.read_text() for path in sorted((HERE / "_tables").glob("*.md"))]
+        tables = [table_text(path) for path in sorted((HERE / "_tables").glob("*.md"))]
         source[0] = source[0].replace(TABLES_HERE, "\n\n".join(tables) or NO_TABLES)
+    if docname == "tutorials":
+        source[0] = source[0].replace("% tutorials\n", cards(TUTORIALS))
     for path in (HERE / "_tables").glob("*.md"):
-        source[0] = source[0].replace(f"% table {path.stem}", path.read_text())
+        source[0] = source[0].replace(f"% table {path.stem}", table_text(path))
 
 
 def setup(app):
     """Called by Sphinx."""
-    app.connect("source-read", insert_tables)
+    app.connect("source-read", insert)

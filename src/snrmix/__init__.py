@@ -1,6 +1,25 @@
 """Impute spatial transcriptomics from histology with SNR-ST-Mix."""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for those who read and do not run
+    from snrmix import datasets, io, pl, pp, tl
+    from snrmix.engine.losses import Losses
+    from snrmix.engine.mix import (
+        CellMix,
+        CMixup,
+        CutMix,
+        Mixup,
+        MixupWithoutHesitation,
+        NoMixing,
+        PuzzleMix,
+        RCMixup,
+        SNRMixing,
+    )
+    from snrmix.engine.options import Finetuning, Training
+    from snrmix.images.encoder import Encoder
+    from snrmix.model import SNRMix
 
 __version__ = "0.1.0"
 
@@ -26,7 +45,27 @@ _LAZY = {
     "Encoder": "snrmix.images.encoder",
 }
 _MODULES = ("datasets", "io", "pl", "pp", "tl")
-__all__ = [*_MODULES, *_LAZY]
+__all__ = [  # written out, so that type checkers know them
+    "CMixup",
+    "CellMix",
+    "CutMix",
+    "Encoder",
+    "Finetuning",
+    "Losses",
+    "Mixup",
+    "MixupWithoutHesitation",
+    "NoMixing",
+    "PuzzleMix",
+    "RCMixup",
+    "SNRMix",
+    "SNRMixing",
+    "Training",
+    "datasets",
+    "io",
+    "pl",
+    "pp",
+    "tl",
+]
 
 
 def __getattr__(name):

@@ -7,12 +7,14 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}  # its own defaults
 PRECISE = ("ieee", "none")  # of products of float32; others are faster, and differ by a thousandth or more
 OWN = "snrmix."
+Function = TypeVar("Function", bound=Callable)  # what a decorator gives back: to a type checker, what it was given
 
 _lock = threading.Lock()
 _inside = 0

@@ -1,8 +1,9 @@
-"""How much main memory is left: what the host has, what the container allows, what the process may take."""
+"""How much main memory is left (of host, container and process), and what to do where a GPU has too little."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 OWN_GROUP = Path("/proc/self/cgroup")
@@ -83,3 +84,45 @@ def _left_of_address_space() -> Iterator[int]:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         yield limit - psutil.Process().memory_info().vms
+
+
+def in_parts(compute: Callable, rows: int) -> list:
+    """What ``compute(slice)`` gives for all rows, in order; a part for which a GPU has no room is halved, and so are later ones.
+
+    Raises
+    ------
+    MemoryError
+        Where not even one row fits.
+    """
+    import torch
+
+    found, first, size = [], 0, rows
+    while first < rows or not found:
+        try:
+            found.append(compute(slice(first, min(first + size, rows))))
+        except torch.OutOfMemoryError as error:
+            size = halved(size, 1, error)
+        else:
+            first += size
+    return found
+
+
+def halved(size: int, smallest: int, error: Exception) -> int:
+    """Half of a batch for which the GPU had no room, said once; what is cached there is given back.
+
+    Raises
+    ------
+    MemoryError
+        When there is nothing to halve.
+    """
+    import torch
+
+    error.__traceback__ = None  # its frames hold what did not fit
+    if size <= smallest:
+        raise MemoryError(
+            f"the GPU has no room for {size} patches at once: close what else uses it, or pass accelerator='cpu'."
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    logging.getLogger("snrmix").info("the GPU has no room for batches of %d; going on with %d.", size, size // 2)
+    return size // 2

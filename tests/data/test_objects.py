@@ -654,10 +654,8 @@ def test_truth_of_counts_is_drawn_in_the_units_of_the_layer(tissue, impute):
     gene = modelled_gene(tissue)
 
     def drawn(**options):
-        figure = snrmix.pl.compare(tissue, gene, image=False, show=False, **options)
-        spots = [
-            (ax.get_title(), one.get_array()) for row in figure.subfigs for ax in row.axes for one in ax.collections
-        ]
+        axes = snrmix.pl.compare(tissue, gene, image=False, show=False, **options)
+        spots = [(ax.get_title(), one.get_array()) for ax in axes.ravel() for one in ax.collections]
         values = {title: np.asarray(values) for title, values in spots if title and values is not None}
         return values["truth"], values["measured"]
 

@@ -88,7 +88,24 @@ LAYOUTS = {
     "a sample's name before": ("tissue_positions.csv", "S1_filtered_feature_bc_matrix.h5"),
     "folder of a matrix": ("tissue_positions.csv", "filtered_feature_bc_matrix"),
     "raw": ("tissue_positions.csv", "raw_feature_bc_matrix.h5"),
+    "CytAssist, version 3": ("tissue_positions.csv", "filtered_feature_bc_matrix.h5"),
     "HD": ("tissue_positions.parquet", "filtered_feature_bc_matrix.h5"),
+    "HD, version 4": ("tissue_positions.parquet", "filtered_feature_bc_matrix.h5"),
+}
+OTHER_FILES = {  # that some versions write beside
+    "CytAssist, version 3": (
+        "spatial/cytassist_image.tiff",
+        "spatial/aligned_tissue_image.jpg",
+        "probe_set.csv",
+        "web_summary.html",
+    ),
+    "HD, version 4": (
+        "segmented_outputs/filtered_feature_cell_matrix.h5",
+        "segmented_outputs/spatial/scalefactors_json.json",
+        "barcode_mappings.parquet",
+        "spatial/cytassist_image.tiff",
+        "feature_slice.h5",
+    ),
 }
 
 
@@ -97,12 +114,15 @@ def layout(request, tmp_path):
     """A run folder, what a reader is given, the barcodes of its matrix, their counts and the positions."""
     table, matrix = LAYOUTS[request.param]
     outs = tmp_path / "run" / "outs"
-    folder = outs / "binned_outputs" / "square_008um" if request.param == "HD" else outs
+    folder = outs / "binned_outputs" / "square_008um" if request.param.startswith("HD") else outs
     spots = write_spatial(folder / "spatial", table)
     on_tissue = spots.index[spots["in_tissue"] == 1]
     barcodes = list(on_tissue[EMPTY:][::-1])  # in another order, without those that have no read
     if request.param == "raw":
         barcodes = [*spots.index[-6:], *barcodes]
+    for name in OTHER_FILES.get(request.param, ()):
+        (outs / name).parent.mkdir(parents=True, exist_ok=True)
+        (outs / name).write_text("another file")
     write = write_h5 if matrix.endswith(".h5") else write_mtx
     return outs, barcodes, write(folder / matrix, barcodes), spots
 

@@ -482,3 +482,14 @@ def test_real_timm_meets_a_closed_hub(tissue, timm, hub_error, monkeypatch, erro
     monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
     with pytest.raises(ValueError, match=f"'{name}'.*{says}|{says}.*'{name}'"):
         embed(tissue, name)
+
+
+def test_a_gpu_without_room_for_a_batch_gets_it_in_parts(tissue):
+    def small(patches):
+        if len(patches) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return channel_means(patches)
+
+    found, _ = embed(tissue, snrmix.Encoder("means", small, size=24))
+    expected, _ = embed(tissue, snrmix.Encoder("means", channel_means, size=24))
+    np.testing.assert_array_equal(found, expected)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from snrmix.cli import main
-from snrmix.io import _cost, describe
+from snrmix.io import Description, _cost, describe
 
 KNOWN = set(inspect.signature(describe).parameters)
 
@@ -46,6 +46,7 @@ def test_a_good_section(tissue, assert_unchanged):
     before = tissue.copy()
     found = describe(tissue)
     assert_unchanged(before, tissue)
+    assert isinstance(found, Description)
     assert found["object"] == {"kind": "AnnData", "observations": 117, "variables": 40}
     assert found["library_key"] == "library_id"
     (library,) = found["libraries"]

@@ -73,6 +73,8 @@ def test_a_model_of_format_1_predicts_what_its_numbers_say(folder, arrays):
     np.testing.assert_allclose(model.predict(adata).X, expected, rtol=1e-4, atol=1e-5)
     assert list(model.genes) == GENES and model.units == "log1p(counts per 10,000)"
     assert model.scores.loc["snrmix", "pearson"] == 0.7 and (expected > 0).any()
+    with pytest.raises(KeyError, match="has nothing to make draws of.*it was made by an older version"):
+        snrmix.tl.draws(model.predict(adata))
 
 
 def test_what_is_saved_again_is_the_same(folder, arrays, tmp_path):
@@ -91,3 +93,26 @@ def test_a_model_that_lacks_an_array_is_refused(folder, arrays):
         save_file({key: values for key, values in arrays.items() if key != name}, folder / "weights.safetensors")
         with pytest.raises(ValueError, match="is damaged"):
             snrmix.SNRMix.load(folder)
+
+
+def test_what_a_later_version_adds_to_a_format_is_left_alone(folder, arrays):
+    """Only what changes the meaning of the rest makes a new format."""
+    record = json.loads((folder / "model.json").read_text())
+    record |= {"mood": "good", "encoding": {**record["encoding"], "lens": "40x"}}
+    record["options"] |= {"sharpen": True}
+    (folder / "model.json").write_text(json.dumps(record))
+    save_file({**arrays, "lens.curve": np.ones(3, np.float32)}, folder / "weights.safetensors")
+    features = np.ones((2, FEATURES), np.float32)
+    adata = anndata.AnnData(np.zeros((2, 3), np.float32), obsm={"X_mine": features, "spatial": np.eye(2)})
+    assert np.isfinite(snrmix.SNRMix.load(folder).predict(adata).X).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(0, "is damaged .there is no format 0"), ("1", "is damaged"), (None, "is damaged"), (2, "update snrmix")],
+)
+def test_a_format_that_cannot_be_read_is_refused(folder, number, says):
+    record = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**record, "format": number}))
+    with pytest.raises(ValueError, match=says):
+        snrmix.SNRMix.load(folder)

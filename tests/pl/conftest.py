@@ -49,5 +49,10 @@ def close_figures():
 
 @pytest.fixture(scope="session")
 def texts():
-    """All that is written in a figure."""
-    return lambda figure: " | ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+    """All that is written in the figure of some axes."""
+
+    def read(axes):
+        figure = np.ravel(axes)[0].figure
+        return " | ".join(text.get_text().replace("\n", " ") for text in figure.findobj(matplotlib.text.Text))
+
+    return read

@@ -9,8 +9,8 @@ import snrmix
 SMALL = {"n_rows": 12, "n_genes": 40, "image_px_per_pitch": 16}
 
 
-def panels(figure):
-    return {ax.get_title(): ax for ax in figure.axes if ax.get_title()}
+def panels(axes):
+    return {ax.get_title(): ax for ax in np.ravel(axes) if ax.get_title()}
 
 
 def discs(ax):
@@ -27,6 +27,16 @@ def dots(ax):
     """Spots of one colour: their places."""
     (found,) = [c for c in ax.collections if c.get_array() is None and len(c.get_facecolor())]
     return np.asarray(found.get_offsets())
+
+
+def headings(axes):
+    """What stands above the rows, without line breaks."""
+    lines = [text.get_text().replace("\n", " ") for ax in np.ravel(axes) for text in ax.texts]
+    return [line for line in lines if ", " in line]
+
+
+def ordered(places):
+    return places[np.lexsort(places.T)]
 
 
 def two_libraries(adata):
@@ -122,14 +132,15 @@ def test_compare_draws_the_layer_that_was_imputed_from(adata):
 
 def test_compare_draws_several_genes_below_each_other(adata, texts):
     genes = ["GLAND_01", "NOISE_01"]
-    figure = snrmix.pl.compare(adata, genes)
-    assert [ax.get_title() for ax in figure.axes].count("imputed") == 2
+    axes = snrmix.pl.compare(adata, genes)
+    assert axes.shape == (2, 4) and [len(row[0].images) for row in axes] == [1, 0]  # one picture of the histology
+    assert [[ax.get_title() for ax in row[1:]] for row in axes] == 2 * [["measured", "imputed", "uncertainty"]]
     adata.var.loc[genes, "snrmix_explained"] = [0.41, -0.03]
     adata.var["snrmix_explained_given_depth"] = 0.224
     written = texts(snrmix.pl.compare(adata, genes))
     for gene, explained in zip(genes, ("41%", "0%"), strict=True):
         pearson = f"out-of-fold Pearson {adata.var.loc[gene, 'snrmix_pearson']:.2f}"
-        assert f"{gene}: {pearson}, {explained} explained (22% given depth)" in written
+        assert f"{gene}, synthetic: {pearson}, {explained} explained (22% given depth)" in written
 
 
 @pytest.mark.parametrize(
@@ -148,7 +159,8 @@ def test_compare_heads_a_library_with_its_own_score(adata, kind, words, texts):
         "other|1": pd.DataFrame({"pearson": [0.46], "explained": [0.311]}, ["GLAND_01"]),
     }
     both.uns["snrmix"]["libraries"] = {name: {"kind": kind, "genes": genes} for name, genes in scores.items()}
-    assert f"GLAND_01: {words} |" in texts(snrmix.pl.compare(both, "GLAND_01", library="other/1", image=False)) + " |"
+    (heading,) = headings(snrmix.pl.compare(both, "GLAND_01", library="other/1", image=False))
+    assert heading == f"GLAND_01, other/1: {words}"
     assert "Pearson 0.11, 1% explained" in texts(snrmix.pl.compare(both, "GLAND_01", library="synthetic", image=False))
     written = texts(snrmix.pl.compare(both, "STROMA_01", library="other/1", image=False))  # not modelled there
     assert "Pearson" not in written and "explained" not in written
@@ -181,16 +193,17 @@ def test_compare_colours_the_uncertainty_by_what_was_imputed_and_marks_what_was_
     ax = panels(snrmix.pl.compare(adata, "GLAND_01", image=False))["uncertainty"]
     sd, measured = adata.obs_vector("GLAND_01", layer="snrmix_sd"), adata.obs["snrmix_measured"].to_numpy()
     np.testing.assert_allclose(discs(ax)[2].get_clim(), np.quantile(sd[sd > 0], [0.01, 0.99]))
-    found, expected = dots(ax), adata.obsm["spatial"][measured]
-    np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+    np.testing.assert_allclose(ordered(dots(ax)), ordered(adata.obsm["spatial"][measured]))
+    colours = discs(ax)[2].cmap([0.0, 1.0])[:, :3].mean(1)
+    assert colours[0] > 0.7 and colours[1] < 0.2  # what is not known is dark, so that it is seen on pale tissue
 
 
 def test_compare_without_scores_and_uncertainty(adata, texts):
     adata.var = adata.var[[]]
     del adata.layers["snrmix_sd"]
-    figure = snrmix.pl.compare(adata, "GLAND_01")
-    assert list(panels(figure)) == ["H&E", "measured", "imputed"]
-    assert "Pearson" not in texts(figure)
+    axes = snrmix.pl.compare(adata, "GLAND_01")
+    assert list(panels(axes)) == ["H&E", "measured", "imputed"]
+    assert "Pearson" not in texts(axes)
 
 
 def test_compare_without_image_draws_the_spots_alone(adata, caplog):
@@ -218,14 +231,130 @@ def test_compare_reads_spatialdata_in_whatever_order_its_rows_are(adata, pretend
     assert len(shown["H&E"].images) == 1
 
 
-def test_compare_draws_one_library_of_several(adata):
+def test_compare_draws_one_library_or_all(adata):
     both = two_libraries(adata)
-    with pytest.raises(ValueError, match="choose one with library=: 'other/1', 'synthetic'"):
-        snrmix.pl.compare(both, "GLAND_01", image=False)
+    axes = snrmix.pl.compare(both, "GLAND_01", image=False)
+    assert axes.shape == (2, 3) and [line.split(":")[0] for line in headings(axes)] == [
+        "GLAND_01, other/1",
+        "GLAND_01, synthetic",
+    ]
+    assert len({discs(ax)[2].get_clim() for ax in axes[:, 1]}) == 1  # the same colours on all slides
     shown = panels(snrmix.pl.compare(both, "GLAND_01", library="other/1", image=False))
     assert len(discs(shown["imputed"])[1]) == 50
     with pytest.raises(KeyError, match="Did you mean 'other/1'"):
         snrmix.pl.compare(both, "GLAND_01", library="other1", image=False)
+    with pytest.raises(ValueError, match="library is empty"):
+        snrmix.pl.compare(both, "GLAND_01", library=[], image=False)
+
+
+def test_compare_marks_observed_values_and_explains_the_marks(adata, texts):
+    axes = snrmix.pl.compare(adata, "GLAND_01", image=False)
+    measured = adata.obs["snrmix_measured"].to_numpy()
+    np.testing.assert_allclose(ordered(dots(panels(axes)["imputed"])), ordered(adata.obsm["spatial"][measured]))
+    assert all(words in texts(axes) for words in ("observed value", "imputed value", "not measured"))
+    adata.layers["snrmix_sd"] += 1  # as after fill="all": no value is the observed one
+    axes = snrmix.pl.compare(adata, "GLAND_01", image=False)
+    assert "observed value" not in texts(axes) and len(panels(axes)["imputed"].collections) == 1
+
+
+def test_compare_draws_a_scale_bar_of_known_length(adata, texts):
+    ax = snrmix.pl.compare(adata, "GLAND_01")[0, 0]
+    (bar,) = ax.lines
+    pixels = float(np.ptp(bar.get_xdata()))
+    um = pixels / SMALL["image_px_per_pitch"] * 100  # the pitch is 100 um
+    assert f"{um:g} µm" in texts(ax) and round(um, 6) in (100, 200, 500)
+    del adata.obs["array_row"], adata.obs["array_col"]
+    (bar,) = snrmix.pl.compare(adata, "GLAND_01")[0, 0].lines
+    assert np.ptp(bar.get_xdata()) / SMALL["image_px_per_pitch"] == pytest.approx(2, rel=0.01)
+    assert "2 spots" in texts(bar)
+
+
+def test_compare_draws_single_panels_as_a_grid(adata, texts):
+    genes = list(adata.var_names[:5])
+    axes = snrmix.pl.compare(adata, genes, panels="imputed", image=False)
+    assert axes.shape == (5,) and [ax.get_title().split("\n")[0] for ax in axes] == genes
+    assert "60% explained" in axes[0].get_title()
+    with pytest.raises(ValueError, match="panels=.'truth'. must be some of 'measured', 'imputed', 'uncertainty'"):
+        snrmix.pl.compare(adata, genes, panels="truth", image=False)
+
+
+def test_compare_draws_a_set_of_genes(adata, texts):
+    genes = ["GLAND_01", "GLAND_02", "STROMA_01"]
+    axes = snrmix.pl.compare(adata, {"mine": genes}, image=False)
+    measured = adata.obs["snrmix_measured"].to_numpy()
+    logs = np.column_stack([normalised(adata, gene) for gene in genes])[measured]
+    z = ((logs - logs.mean(0)) / logs.std(0)).mean(1)
+    np.testing.assert_allclose(np.sort(discs(panels(axes)["measured"])[1]), np.sort(z), atol=1e-5)
+    imputed = ((adata[:, genes].layers["snrmix"] - logs.mean(0)) / logs.std(0)).mean(1)
+    np.testing.assert_allclose(np.sort(discs(panels(axes)["imputed"])[1]), np.sort(imputed), atol=1e-5)
+    assert headings(axes) == [f"mine, synthetic: {', '.join(genes)}"] and "mean z-score of 3 genes" in texts(axes)
+    with pytest.raises(TypeError, match="gene.'mine'. must be a list of genes"):
+        snrmix.pl.compare(adata, {"mine": "GLAND_01"}, image=False)
+    with pytest.raises(KeyError, match="1 of 2 genes are not in var_names: 'GLAND_X'"):
+        snrmix.pl.compare(adata, {"mine": ["GLAND_01", "GLAND_X"]}, image=False)
+
+
+def test_the_uncertainty_of_a_set_is_that_over_draws(half_imputed):
+    genes = list(half_imputed.var_names[half_imputed.var["snrmix_modelled"]][:4])
+    shown = panels(snrmix.pl.compare(half_imputed, {"mine": genes}, image=False))
+    rows = half_imputed.obs["snrmix_measured"].to_numpy()
+    logs = half_imputed[rows, genes].layers["snrmix"]  # fill="unmeasured": the observed values
+    drawn = discs(shown["uncertainty"])[1]
+    assert len(drawn) == (~rows).sum()
+    columns = half_imputed.var_names.get_indexer(genes)
+    scores = [((draw[:, columns] - logs.mean(0)) / logs.std(0)).mean(1) for draw in snrmix.tl.draws(half_imputed, 50)]
+    sd = np.std(scores, axis=0)
+    assert np.median(drawn) == pytest.approx(np.median(sd[~rows]), rel=0.15)
+
+
+@pytest.mark.parametrize("sd", ["alpha", "hatch", None])
+def test_uncertainty_needs_no_panel(adata, sd, texts):
+    axes = snrmix.pl.compare(adata, "GLAND_01", sd=sd, image=False)
+    assert list(panels(axes)) == ["measured", "imputed"]
+    values, of_spot = adata.obs_vector("GLAND_01", layer="snrmix_sd"), discs(panels(axes)["imputed"])[2]
+    if sd == "alpha":
+        order = np.argsort(values[np.lexsort(adata.obsm["spatial"].T)], kind="stable")
+        opacity = of_spot.get_alpha()[np.lexsort(np.asarray(of_spot.get_offsets()).T)][order]
+        assert np.all(np.diff(opacity) <= 1e-9) and opacity[0] == 1 and opacity[-1] < 0.2
+    elif sd == "hatch":
+        (hatched,) = [c for c in panels(axes)["imputed"].collections if c.get_hatch()]
+        assert len(hatched.get_offsets()) == np.sum(values >= np.quantile(values[values > 0], 0.75))
+    with pytest.raises(ValueError, match="sd='dots' must be one of 'panel', 'alpha', 'hatch', or None"):
+        snrmix.pl.compare(adata, "GLAND_01", sd="dots")
+
+
+def test_limits_and_colours_are_those_of_scanpy(adata):
+    genes = ["GLAND_01", "STROMA_01"]
+    axes = snrmix.pl.compare(adata, genes, vmin=[0.5, 1], vmax="p90", cmap="cividis", panels="imputed", image=False)
+    for ax, low in zip(axes, (0.5, 1), strict=True):
+        assert discs(ax)[2].get_clim()[0] == low and discs(ax)[2].cmap.name == "cividis"
+    shown = panels(snrmix.pl.compare(adata, "GLAND_01", vmax="p90", image=False))
+    both = np.concatenate([discs(shown[name])[1] for name in ("measured", "imputed")])
+    assert discs(shown["imputed"])[2].get_clim()[1] == pytest.approx(np.percentile(both, 90))
+    for wrong, says in (
+        ({"vmax": "90"}, "vmax='90' must be a number, or a percentile"),
+        ({"vmin": [1]}, "1 limits for 2"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            snrmix.pl.compare(adata, genes, image=False, **wrong)
+
+
+def test_many_sites_are_one_picture(adata, monkeypatch):
+    gene = "GLAND_01"
+    few = panels(snrmix.pl.compare(adata, gene))
+    places, values, _ = discs(few["imputed"])
+    monkeypatch.setattr("snrmix.pl._scene.MANY_SPOTS", 50)
+    for sd in ("panel", "alpha", "hatch"):
+        shown = panels(snrmix.pl.compare(adata, gene, sd=sd))
+        picture = shown["imputed"].images[-1]
+        left, right, bottom, top = picture.get_extent()
+        height, width = picture.get_array().shape
+        column = ((places[:, 0] - left) / (right - left) * width).astype(int)
+        row = ((places[:, 1] - top) / (bottom - top) * height).astype(int)
+        np.testing.assert_allclose(picture.get_array()[row, column], values)
+    assert np.ma.is_masked(picture.get_array()[0, 0])  # the glass
+    measured = shown["measured"].images[-1].get_array()[row, column]
+    assert (~np.ma.getmaskarray(measured)).sum() == adata.obs["snrmix_measured"].sum()
 
 
 def test_compare_names_what_is_missing(adata):
@@ -243,6 +372,5 @@ def test_compare_names_what_is_missing(adata):
 
 def test_compare_takes_any_gene_name(adata, tmp_path, texts):
     adata.var_names = ["HLA-A$5'_{x", *adata.var_names[1:]]
-    figure = snrmix.pl.compare(adata, "HLA-A$5'_{x")
-    figure.savefig(tmp_path / "gene.png")
-    assert "HLA-A$5'_{x: out-of-fold" in texts(figure)
+    axes = snrmix.pl.compare(adata, "HLA-A$5'_{x", save=tmp_path / "gene.png", dpi=40)
+    assert "HLA-A$5'_{x, synthetic: out-of-fold" in texts(axes)

@@ -20,9 +20,9 @@ def close_figures():
     plt.close("all")
 
 
-def panels(figure):
+def panels(axes):
     """The axes of the section, and those of the crops, shape (sites, scales)."""
-    section, *crops = figure.axes
+    section, *crops = axes
     columns = sum(" px" in ax.get_title() for ax in crops)
     return section, np.array(crops).reshape(-1, columns)
 
@@ -65,7 +65,7 @@ def test_the_outlines_lie_where_the_crops_were_cut(tissue):
             assert box.get_edgecolor() == to_rgba(axes[i, j].spines["left"].get_edgecolor())
             (_, (expected,)), *_ = read_crops(open_image(image).levels[0], centre[None], scale * 16, 16)
             assert np.abs(shown(axes)[i, j].astype(int) - expected).mean() < 1
-    assert [text.get_text() for text in section.texts] == ["1", "2", "3"]
+    assert [text.get_text() for text in section.texts] == ["1", "2", "3", "200 µm"]
 
 
 def test_sites_are_spread_over_the_section(tissue):
@@ -127,7 +127,7 @@ def test_coordinates_that_do_not_fit_are_drawn_with_a_warning(tissue, caplog, sp
     section, axes = panels(snrmix.pl.crops(tissue, n=3))
     assert str(refusal.value) in caplog.messages
     assert axes.shape == (3, 3) and len(section.collections[0].get_offsets()) == tissue.n_obs
-    snrmix.pl.crops(tissue, n=3).draw_without_rendering()
+    snrmix.pl.crops(tissue, n=3)[0].figure.draw_without_rendering()
 
 
 def test_crops_off_the_image_repeat_its_border(tissue):

@@ -1,11 +1,13 @@
 """Cohorts: on two workers, with a corrupt file, a worker that is killed, a rerun, an interruption, a shared model."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
+import time
+from multiprocessing import forkserver
 
 import anndata
 import numpy as np
@@ -18,8 +20,19 @@ from snrmix.tl._cohort_cluster import connected, estimate, plan_workers, shape_o
 from snrmix.tl._cohort_sheet import read_sheet
 from snrmix.tl._cohort_unit import Unit, done
 
+dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 FAST = {"encoder": "colour", "max_epochs": 1, "n_folds": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """New processes come from one that has loaded all packages, which would take them far longer than their work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["distributed", "squidpy", "lightning.pytorch", "snrmix.tl", "snrmix.cli"])
+    forkserver.ensure_running()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield context
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +112,37 @@ def test_a_rerun_does_what_is_not_done(finished, cohort, cluster):
     assert (again["status"] == "done").all()
     assert {name: (out / f"{name}.h5ad").stat().st_mtime_ns for name in "abc"} == times
     (cohort / "junk.h5ad").write_text("no HDF5")
+
+
+def test_pages_about_results(cohort, tmp_path):
+    from snrmix.tl._cohort_unit import run_unit
+
+    path = sheet(cohort, "sample,path\na,a.h5ad", "one.csv")
+    (sample,) = read_sheet(path, [], [])
+    (record,) = run_unit(Unit((sample,), tmp_path, FAST, report=snrmix.pl.report))
+    page = tmp_path / "a.report.html"
+    assert record["report"] == page.name and "<h1>a</h1>" in page.read_text()
+    stored = (tmp_path / "a.h5ad").stat().st_mtime_ns
+    page.unlink()
+    table = snrmix.tl.impute_cohort(path, tmp_path, report=snrmix.pl.report, **FAST)
+    assert page.exists() and (tmp_path / "a.h5ad").stat().st_mtime_ns == stored, "made from the result that is there"
+    assert table.loc["a", "report"] == page.name
+    assert '<a href="a.report.html">report</a>' in (tmp_path / "cohort.html").read_text()
+    table = snrmix.tl.impute_cohort(path, tmp_path, **FAST)
+    assert "report" not in table and "a.report.html" not in (tmp_path / "cohort.html").read_text()
+
+
+def test_a_page_that_fails_costs_no_result(cohort, tmp_path):
+    from snrmix.tl._cohort_unit import run_unit
+
+    def fail(*_, **options):
+        raise RuntimeError("no ink")
+
+    (sample,) = read_sheet(sheet(cohort, "sample,path\na,a.h5ad", "one.csv"), [], [])
+    (record,) = run_unit(Unit((sample,), tmp_path, FAST, report=fail))
+    assert record["status"] == "done" and "report" not in record
+    assert any("the report could not be written: unexpected RuntimeError: no ink" in one for one in record["warnings"])
+    assert (tmp_path / "a.h5ad").exists()
 
 
 def test_what_makes_a_rerun(cohort, tmp_path):
@@ -189,20 +233,34 @@ def test_sections_of_a_patient_share_a_model(cohort, cluster, tmp_path):
         assert "snrmix_is_measured" not in result.obs
 
 
-def test_an_interrupted_cohort_goes_on_where_it_was(cohort, cluster, tmp_path, capsys):
+PROGRAM = """
+import os, sys
+for number, path in ((1, {out!r}), (2, {err!r})):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+from snrmix.cli import main
+code = main({words!r})
+sys.stdout.flush()
+os._exit(code)
+"""
+
+
+def test_an_interrupted_cohort_goes_on_where_it_was(cohort, cluster, tmp_path, capsys, warm):
     """The command line: Ctrl-C after the first result, and the same command again, with workers of its own."""
     path, out = sheet(cohort, THREE), tmp_path / "out"
     words = ["cohort", str(path), "-o", str(out), "--format", "zarr", "--json"]
     words += ["--encoder", "colour", "--max-epochs", "1", "--n-folds", "2"]
-    there = [sys.executable, "-m", "snrmix.cli", *words, "--scheduler", cluster.scheduler.address]
-    run = subprocess.Popen(there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in run.stderr:
-        if "1 of 3: " in line:
-            break
-    run.send_signal(signal.SIGINT)
-    stdout, _ = run.communicate(timeout=120)
-    assert run.returncode == 130
-    assert json.loads(stdout)["status"] == "interrupted"
+    said, log = tmp_path / "said", tmp_path / "log"
+    there = PROGRAM.format(out=str(said), err=str(log), words=[*words, "--scheduler", cluster.scheduler.address])
+    run = warm.Process(target=exec, args=(there,))
+    run.start()
+    end = time.monotonic() + 60
+    while not (log.exists() and "1 of 3: " in log.read_text()):
+        assert time.monotonic() < end and run.is_alive(), log.read_text()
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGINT)
+    run.join(60)
+    assert run.exitcode == 130
+    assert json.loads(said.read_text())["status"] == "interrupted"
     first = sorted(file.stem for file in out.glob("?.json"))
     assert first
     started = {name: (out / f"{name}.json").stat().st_mtime_ns for name in first}
@@ -214,6 +272,53 @@ def test_an_interrupted_cohort_goes_on_where_it_was(cohort, cluster, tmp_path, c
     assert {name: (out / f"{name}.json").stat().st_mtime_ns for name in first} == started
     assert not list(out.glob(".*")), "nothing is left beside the results"
     assert anndata.read_zarr(out / "c.zarr").layers["snrmix"].shape[0] > 0
+
+
+def test_micrometres_of_one_sample_are_known_of_all_or_asked_for(cohort, tmp_path, monkeypatch):
+    from snrmix.tl._cohort_share import impute_together
+
+    given = []
+    monkeypatch.setattr(snrmix.tl, "impute", lambda study, **options: given.append(options.get("um_per_px")))
+    text = "sample,path,um_per_px\na,a.h5ad,1.5\nb,b.h5ad,"
+    unit = Unit(tuple(read_sheet(sheet(cohort, text, "um.csv"), ["um_per_px"], [])), tmp_path, FAST)
+    impute_together(unit)
+    assert given == [{"a": 1.5, "b": pytest.approx(100 / 64, rel=0.01)}], "the pitch of Visium"
+    monkeypatch.setattr("snrmix.tl._cohort_share._um_of_array", lambda table: np.nan)
+    with pytest.raises(ValueError, match="is known of some and not of 'b': name it for each"):
+        impute_together(unit)
+
+
+def test_spatialdata_share_a_model_as_anndata_do(cohort, tmp_path):
+    """Also with an AnnData beside it: each comes back as what it was, with the same values."""
+    import spatialdata
+
+    from snrmix.tl._cohort_unit import run_unit
+
+    how = {"n_rows": 9, "n_genes": 24, "image_px_per_pitch": 16}
+    for seed, name in enumerate("ab"):
+        snrmix.datasets.synthetic_spatialdata(**how, random_state=seed).write(tmp_path / f"{name}.zarr")
+        snrmix.datasets.synthetic_tissue(**how, random_state=seed).write_h5ad(tmp_path / f"{name}.h5ad")
+
+    def impute(first, second, suffix):
+        out = tmp_path / f"{first}_{second}"
+        out.mkdir()
+        table = pd.DataFrame({"sample": ["a", "b"], "path": [tmp_path / f"a.{first}", tmp_path / f"b.{second}"]})
+        records = run_unit(Unit(tuple(read_sheet(table, [], [])), out, FAST, suffix=suffix))
+        assert [record["status"] for record in records] == ["done", "done"], records[0].get("error")
+        read = anndata.read_h5ad if suffix == ".h5ad" else spatialdata.read_zarr
+        return [read(out / f"{name}{suffix}") for name in "ab"]
+
+    expected = impute("h5ad", "h5ad", ".h5ad")
+    sections = impute("zarr", "zarr", ".zarr")
+    for wanted, section, mixed in zip(expected, sections, impute("zarr", "h5ad", ".h5ad"), strict=True):
+        for table in (section["table"], mixed):
+            layer = table[wanted.obs_names].layers["snrmix"]
+            np.testing.assert_allclose(layer, wanted.layers["snrmix"], rtol=1e-4, atol=1e-4)
+    original = spatialdata.read_zarr(tmp_path / "a.zarr")
+    assert set(sections[0].images) == set(original.images) and set(sections[0].shapes) == set(original.shapes)
+    assert list(sections[0]["table"].obs_names) == list(original["table"].obs_names)
+    assert sections[0]["table"].uns["spatialdata_attrs"] == original["table"].uns["spatialdata_attrs"]
+    assert "snrmix_is_measured" not in sections[0]["table"].obs
 
 
 def test_failures_make_the_exit_code(cohort, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import squidpy as sq
 from scipy import stats
 
 import snrmix
@@ -133,3 +134,23 @@ def test_refusals(adata, made_result):
         snrmix.tl.pool(adata, lambda drawn: 1.0, 2)
     with pytest.raises(ValueError, match="shape"):
         snrmix.tl.pool(adata, lambda drawn: (np.zeros(2), np.zeros(3)), 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda adata: snrmix.tl.pool(adata, lambda drawn: (0, 1), 2),
+        lambda adata: snrmix.tl.rank_genes_groups(adata, "side"),
+        lambda adata: snrmix.tl.spatial_autocorr(adata),
+        lambda adata: snrmix.tl.leiden_consensus(adata, function=lambda drawn: drawn.obs["side"]),
+    ],
+    ids=["pool", "rank_genes_groups", "spatial_autocorr", "leiden_consensus"],
+)
+def test_a_result_of_an_older_version_has_no_draws(function, made_result, assert_unchanged):
+    adata = made_result("unmeasured", seed=0, side=8)
+    sq.gr.spatial_neighbors_knn(adata, n_neighs=4)
+    del adata.uns["snrmix"]["errors"]
+    before = adata.copy()
+    with pytest.raises(KeyError, match="made by an older version.*Run snrmix.tl.impute again"):
+        function(adata)
+    assert_unchanged(before, adata)

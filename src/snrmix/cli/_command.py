@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 from snrmix.cli._session import SWITCH, Common, Session, run
 from snrmix.cli._source import Argument, class_named_in, read_class, read_function
 from snrmix.cli._values import by_library
-from snrmix.data.words import literal
+from snrmix.data.words import literal, read_scales
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 NEVER = ("data", "copy")  # the input, and what -o is for
@@ -81,7 +81,7 @@ class Option:
         argument = self.argument
         if isinstance(argument.default, tuple | list):
             return list[type(argument.default[0])]
-        if "Mapping" in argument.kind or argument.name == "image":
+        if "Mapping" in argument.kind or argument.name in ("image", "scales"):
             return list[str]
         if argument.nullable and argument.default is not None:
             return str  # may be none
@@ -92,6 +92,8 @@ class Option:
         name = self.argument.name
         if name in values:
             return values[name](value)
+        if name == "scales":
+            return read_scales(value)
         if name == "image":
             return by_library(value, self.flag, ("a.tif", "b.tif"))
         if "Mapping" in self.argument.kind:
@@ -107,7 +109,7 @@ class Option:
         default = f" [default: {_shown(argument.default)}]" if argument.default is not None else ""
         told = Parameter(
             name=self.flag, help=argument.text + default, group=self.group, show_default=False, negative_iterable="",
-            consume_multiple=several and self.type is not list[str], required=argument.required,
+            consume_multiple=several and (self.type is not list[str] or argument.name == "scales"), required=argument.required,
         )  # fmt: skip
         empty = inspect.Parameter.empty if argument.required else None
         return inspect.Parameter(

@@ -53,6 +53,7 @@ def impute(
     session.scores = figures_of(read_table(data, table_key), key)
     with session.step("write"):
         if in_place:
+            say_size(data, key, table_key, can_leave_out=False)
             snrmix.io.write_layer(where, data, key=key, table_key=table_key, overwrite=target.force)
         else:
             data = keep_modelled(data, key, table_key) if modelled_only else data

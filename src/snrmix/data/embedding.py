@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix._progress import advance, fastest, stage
 from snrmix.data.embedding_cache import CACHE_KEY, describe, is_reusable, made_from
+from snrmix.data.scales import AUTO, check_scales, choose_scales, patch_grids, tell_scales
 from snrmix.data.sites import Sites
 from snrmix.images.colour import COLOUR_FEATURES, colour_statistics
 from snrmix.images.crops import read_crops
-from snrmix.images.encoder import Encoder, encode, on_device
+from snrmix.images.encoder import Encoder, on_device
 from snrmix.images.encoders import resolve_encoder
-from snrmix.images.patch_grid import Grid, patch_grid
+from snrmix.images.patch_grid import Grid
+from snrmix.images.run_time import Running, running
 from snrmix.images.source import Level
 
-DEFAULT_SCALES = (1.15, 2.3, 4.6)
-FEW_PATCHES = 1000  # take no time that would be worth an estimate
+FEW_PATCHES = 200  # take no time that would be worth an estimate
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Embedding:
     record
         What ``uns`` keeps: what recognises the features (encoder, scales, fingerprints of the images, hashes of the
         sites), and ``grid_spacing``, (libraries, scales), in units of the frame: the spacing of the grid of patches that
-        features are interpolated from, 0 where every site has a patch of its own.
+        features are interpolated from, 0 where every site has a patch of its own; ``run_time``, what ran the encoder; and
+        ``scales_by``, whether the scales were given, or chosen by the pixels of the image.
     """
 
     features: np.ndarray
@@ -94,13 +95,13 @@ class EmbeddingPlan:
         """
         if self.reused is not None:
             return Embedding(self.reused, self.record)
-        with on_device(self.encoder.function, self.device):
-            features = _embed(self.sites, self.encoder, self.record["patch_side"], self.grids, self.device)
-        return Embedding(features, self.record)
+        with running(self.encoder, self.device) as encode:
+            features = _embed(self.sites, encode, self.record["patch_side"], self.grids)
+            return Embedding(features, {**self.record, "run_time": encode.name})
 
 
 def plan_embedding(
-    sites: Sites, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, device: str = "cpu", cached=None
+    sites: Sites, encoder="efficientnet_lite0", scales=AUTO, device: str = "cpu", cached=None
 ) -> EmbeddingPlan:
     """Find out what it takes to embed the patches around every site, and whether that is needed.
 
@@ -111,7 +112,7 @@ def plan_embedding(
     encoder
         See `snrmix.images.resolve_encoder`.
     scales
-        Sides of the patches in lattice pitches.
+        Sides of the patches in lattice pitches, or ``"auto"``, see `snrmix.data.scales.choose_scales`.
     device
         torch device of the encoder.
     cached
@@ -122,14 +123,18 @@ def plan_embedding(
     ValueError, TypeError
         For scales that are not positive, or an encoder whose output is not (patches, features) and finite.
     """
-    scales = check_scales(scales)
-    encoder = resolve_encoder(encoder)
+    given = check_scales(scales)
+    scales, encoder = choose_scales(given, sites), resolve_encoder(encoder)
     with on_device(encoder.function, device):
         record = describe(sites, encoder, scales, device)
+        by = {"scales_by": "pixels" if isinstance(given, str) else "call"}
         if cached is not None and is_reusable(cached, record):
             logger.info("reusing the histology embedding in obsm[%r].", CACHE_KEY)
-            record = {**record, **made_from(cached[1], record)}
+            record = {**record, **made_from(cached[1], record), **by}
             return EmbeddingPlan(sites, encoder, device, record, cached[0], [], cached[0].shape[1])
+        record |= by
+        if isinstance(given, str):
+            tell_scales(scales, sites)
         _warn_of_unknown_scale(sites)
         grids = patch_grids(sites, record["patch_side"])
         patches, features = count_patches(sites, grids), len(record["encoder_probe"]) // 2 + COLOUR_FEATURES
@@ -143,17 +148,6 @@ def compute_embedding(sites: Sites, *args, **options) -> Embedding:
     return plan_embedding(sites, *args, **options).embed()
 
 
-def check_scales(scales) -> np.ndarray:
-    """Sides of the patches in lattice pitches as an array; refused where they are not positive numbers."""
-    try:
-        values = np.atleast_1d(np.asarray(scales, float))
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(f"scales={scales!r} must be positive multiples of the spot pitch, e.g. {DEFAULT_SCALES}.")
-    return values
-
-
 def _warn_of_unknown_scale(sites: Sites) -> None:
     unknown = [name for name, um in zip(sites.libraries, sites.um_per_px, strict=True) if np.isnan(um)]
     if unknown:
@@ -163,59 +157,44 @@ def _warn_of_unknown_scale(sites: Sites) -> None:
         )  # fmt: skip
 
 
-def patch_grids(sites: Sites, sides: np.ndarray) -> list[list[Grid | None]]:
-    """For every library and scale the grid of patches that is embedded, ``None`` where every site has its own patch.
-
-    Parameters
-    ----------
-    sides
-        See `patch_sides`.
-    """
-    positions = [sites.positions[sites.library == code] for code in range(len(sites.libraries))]
-    return [[patch_grid(own, side) for side in row] for own, row in zip(positions, sides, strict=True)]
-
-
 def count_patches(sites: Sites, grids: list[list[Grid | None]]) -> int:
     """Patches to cut and encode, over all libraries and scales."""
     own = np.bincount(sites.library, minlength=len(grids))
     return sum(len(grid.nodes) if grid else int(n) for n, row in zip(own, grids, strict=True) for grid in row)
 
 
-def patch_seconds(encoder: Encoder, device: str, count: int = 16) -> float:
-    """Time that the encoder takes for a patch, by trying."""
+def patch_seconds(encoder: Encoder, device: str, count: int = 8, times: int = 4) -> float:
+    """Time that the encoder takes for a patch, by trying some at once, the fastest of a few times."""
     crops = np.random.default_rng(0).integers(256, size=(count, encoder.size, encoder.size, 3), dtype=np.uint8)
-    started = time.perf_counter()
-    encode(encoder, crops, device)
-    colour_statistics(crops)
-    return (time.perf_counter() - started) / count
+    with running(encoder, device) as encode:
+        return fastest(lambda: (encode(crops), colour_statistics(crops)), times) / count
 
 
-def _embed(sites: Sites, encoder: Encoder, sides: np.ndarray, grids, device: str) -> np.ndarray:
-    libraries = []
-    total = count_patches(sites, grids)
-    with tqdm(total=total, desc="embedding histology", unit="patch", leave=False) as progress:
+def _embed(sites: Sites, encode: Running, sides: np.ndarray, grids) -> np.ndarray:
+    libraries, size = [], encode.encoder.size
+    with stage("embedding", count_patches(sites, grids)):
         for code, image in enumerate(sites.images):
             positions, scales, level = sites.positions[sites.library == code], [], None
             for side, grid in zip(sides[code], grids[code], strict=True):
-                wanted = image.level_for(side, encoder.size)
+                wanted = image.level_for(side, size)
                 if wanted is not level:
                     level, pixels = wanted, wanted.in_memory()
                 centres = positions if grid is None else grid.nodes
-                features = _embed_scale(centres, pixels, side, encoder, device, progress)
+                features = _embed_scale(centres, pixels, side, encode)
                 scales.append(features if grid is None else grid.at_sites(features))
             libraries.append(np.concatenate(scales, axis=1))
     return libraries[0] if len(libraries) == 1 else np.concatenate(libraries)  # sites are sorted by library
 
 
-def _embed_scale(positions, level: Level, side: float, encoder: Encoder, device: str, progress) -> np.ndarray:
+def _embed_scale(positions, level: Level, side: float, encode: Running) -> np.ndarray:
     features = None
-    for chosen, crops in read_crops(level, positions, side, encoder.size, batch=64):
-        values = np.concatenate([encode(encoder, crops, device), colour_statistics(crops)], axis=1)
+    for chosen, crops in read_crops(level, positions, side, encode.encoder.size, batch=64):
+        values = np.concatenate([encode(crops), colour_statistics(crops)], axis=1)
         if features is None:
             dtype = np.float16 if np.abs(values).max() < 1e4 else np.float32
             features = np.empty((len(positions), values.shape[1]), dtype)
         if features.dtype == np.float16 and np.abs(values).max() >= 6e4:
             features = features.astype(np.float32)
         features[chosen] = values
-        progress.update(len(chosen))
+        advance(len(chosen))
     return features

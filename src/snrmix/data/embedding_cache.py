@@ -62,10 +62,11 @@ def same_encoder(old: np.ndarray, new: np.ndarray) -> bool:
 
 
 def made_from(old: Mapping, record: dict) -> dict:
-    """Sides of the patches and spacing of the grid of an older embedding, for the libraries of a record."""
+    """Sides of the patches, spacing of the grid, and what ran the encoder, of an older embedding, for a record's libraries."""
     rows = _library_rows(old, record)
     sides = old["patch_side"][rows]
-    return {"patch_side": sides, "grid_spacing": old["grid_spacing"][rows] if "grid_spacing" in old else 0 * sides}
+    spacing = old["grid_spacing"][rows] if "grid_spacing" in old else 0 * sides
+    return {"patch_side": sides, "grid_spacing": spacing, "run_time": str(old.get("run_time", "torch"))}
 
 
 def _library_rows(old: Mapping, record: dict) -> list[int]:

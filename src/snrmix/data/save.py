@@ -137,7 +137,7 @@ def _write_h5ad(table: AnnData, path: Path, compression: str | None) -> None:
 def write_text(text: str, target: Path) -> None:
     """Store a text whole."""
     with whole(target) as new:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8")
 
 
 def keep_modelled(data, key: str, table_key: str | None = None):
@@ -164,12 +164,12 @@ def size_in_words(n_obs: int, n_vars: int, layers: int = 2) -> str:
     return f"{n_obs:,} x {n_vars:,} values in each of {layers} layers, {4 * layers * n_obs * n_vars / 1e6:,.0f} MB"
 
 
-def say_size(data, key: str, table_key: str | None = None) -> None:
-    """Log how large the layers of a result are, and how large they would be without the genes that were not modelled."""
+def say_size(data, key: str, table_key: str | None = None, *, can_leave_out: bool = True) -> None:
+    """Log how large the layers of a result are, and (``can_leave_out``) would be without genes that were not modelled."""
     result = Result.find(data, key, table_key)
     table, modelled = result.table, int(np.count_nonzero(result.flags(MODELLED)))
     logger.info("writing %s before compression.", size_in_words(table.n_obs, table.n_vars))
-    if modelled < 0.9 * table.n_vars:
+    if can_leave_out and modelled < 0.9 * table.n_vars:
         logger.info(
             "%d of %d genes were modelled: --modelled-only would keep %s.",
             modelled, table.n_vars, size_in_words(table.n_obs, modelled),

@@ -23,6 +23,17 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def read_scales(words: list[str]) -> list[float] | str:
+    """Scales as `snrmix.tl.impute` takes them: numbers, or the word ``auto``.
+
+    Raises
+    ------
+    ValueError
+        For any other word.
+    """
+    return words[0] if words == ["auto"] else [float(word) for word in words]
+
+
 def read_genes(text: str, table):
     """Genes as `snrmix.tl.impute` takes them: a number, a var column, names, or a number together with names.
 

@@ -113,6 +113,13 @@ def synthetic_spatialdata(n_rows: int = 32, n_genes: int = 200, *, image_px_per_
     ------
     ValueError
         When a size is out of range.
+
+    Examples
+    --------
+    >>> sdata = snrmix.datasets.synthetic_spatialdata(12, 40, image_px_per_pitch=16)
+    >>> snrmix.tl.impute(sdata)
+    >>> sdata["table"].layers["snrmix"].shape
+    (117, 40)
     """
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, ShapesModel, TableModel

@@ -9,12 +9,12 @@ import numpy as np
 from snrmix.engine.conformal import Calibration, calibrate
 from snrmix.engine.depth import (
     constant_share,
+    constant_share_at,
     fit_depth_reader,
-    move_depth,
-    pooled_share,
+    gene_rates,
     tabulate_moments,
 )  # fmt: skip
-from snrmix.engine.folds import Fold
+from snrmix.engine.folds import Fold, fold_numbers
 from snrmix.engine.section import Section
 
 SMALLEST_VARIANCE = 1e-6
@@ -86,7 +86,7 @@ def tell_depths(section: Section, folds: list[Fold], kriged, members: dict) -> S
 
 @dataclass(frozen=True)
 class GivenDepth:
-    """Out-of-fold values of genes of constant share, float32, each (measured, genes).
+    """Out-of-fold values of genes that follow depth alone, float32, each (measured, genes).
 
     Parameters
     ----------
@@ -103,10 +103,8 @@ def given_depth(section: Section, fine: list[Fold], depths: SiteDepths | None) -
     if depths is None:
         return None
     library = section.library[section.measured]
-    values = [
-        constant_share(section.expression, depths.known, library, fine, at) for at in (depths.known, depths.out_of_fold)
-    ]
-    return GivenDepth(*values)
+    wanted = depths.known, depths.out_of_fold
+    return GivenDepth(*constant_share(section.expression, depths.known, library, fine, *wanted))
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,8 @@ class AtDepth:
     seen, seen_sd
         Shape (scored, genes): out-of-fold values at the depths that the spots have, which what was observed there is
         compared with.
+    kept
+        Shape (genes,): see `kept_share`; ``None`` where nothing was moved.
     """
 
     calibration: Calibration
@@ -131,13 +131,18 @@ class AtDepth:
     predicted_sd: np.ndarray
     seen: np.ndarray
     seen_sd: np.ndarray
+    kept: np.ndarray | None = None
 
 
 def at_depth(
-    section: Section, depths: SiteDepths, typical: float | None, scored: np.ndarray, out_of_fold: np.ndarray,
-    predicted: np.ndarray, context: list, context_unmeasured: list,
+    section: Section, folds: list[Fold], depths: SiteDepths, typical: float | None, scored: np.ndarray,
+    out_of_fold: np.ndarray, predicted: np.ndarray, context: list, context_unmeasured: list,
 ) -> AtDepth:  # fmt: skip
     """Move predictions to a typical depth, or to the depths that are known, and calibrate them there.
+
+    A prediction is taken as that of a gene which follows depth alone, at the depth that is predicted, and a pattern beyond it.
+    As much of the pattern is kept as what was observed beyond depth bears out, and added to such a gene at the other depth: so
+    a gene without a pattern of its own is flat at a typical depth.
 
     The scale of an error is taken to be proportional to the root of ``v(share, depth) + excess``: the variance of Poisson
     counts of the gene's share, and what errors have beyond it. So intervals hold at depths that no scored spot has.
@@ -146,15 +151,27 @@ def at_depth(
     ----------
     typical
         Depth, in counts; ``None``: that of the spot, where it is known, else the predicted one, whose error then counts.
+    folds
+        Of the first repeat.
     scored, out_of_fold, predicted
         As in `snrmix.engine.fit`.
     context, context_unmeasured
         See `snrmix.engine.conformal.calibrate`, of the scored and of the unmeasured.
     """
     every = np.concatenate([depths.known, depths.out_of_fold, depths.assumed, [typical or depths.known[0]]])
-    moments, share = tabulate_moments(every[np.isfinite(every)]), pooled_share(section.expression, depths.known)
-    before, own = depths.out_of_fold[scored], depths.known[scored]
-    observed, found = section.expression[scored], move_depth(out_of_fold[scored], moments, share, before, own)
+    moments, share = tabulate_moments(every[np.isfinite(every)]), gene_rates(section.expression, depths.known)
+    observed, own = section.expression[scored], depths.known[scored]
+    train = section.expression, depths.known, section.library[section.measured]
+
+    def alone_at(depth: np.ndarray) -> np.ndarray:
+        return constant_share_at(*train, section.library[section.unmeasured], depth)
+
+    after = depths.known if typical is None else np.full(len(depths.known), typical)
+    alone = constant_share(*train, folds, depths.known, depths.out_of_fold, after)
+    here, before, there = (values[scored] for values in alone)
+    rest, pattern = observed - here, out_of_fold[scored] - before
+    kept, pattern = kept_share(rest, pattern), shrunk(rest, pattern, fold_numbers(folds, len(depths.known))[scored])
+    found = np.maximum(here + pattern, 0)
     noise = moments.variance(share, own)
     excess = np.maximum(np.mean((observed - found) ** 2 - noise, axis=0), SMALLEST_VARIANCE)
     calibration = calibrate(observed, found, context, np.sqrt(noise + excess))
@@ -167,13 +184,28 @@ def at_depth(
             variance[guessed] += swing**2
         return calibration.sd(calibration.scale(values, context, base=np.sqrt(variance)))
 
-    after = own if typical is None else np.full(len(own), typical)
     wanted = depths.assumed if typical is None else np.full(len(predicted), typical)
     moved, moved_sd = np.full((2, *out_of_fold.shape), np.nan, np.float32)
-    moved[scored] = move_depth(out_of_fold[scored], moments, share, before, after)
-    moved_sd[scored] = sd(moved[scored], context, after, np.zeros(len(after), bool))
-    predicted = move_depth(predicted, moments, share, depths.predicted, wanted)
+    moved[scored] = np.maximum(there + pattern, 0)
+    moved_sd[scored] = sd(moved[scored], context, after[scored], np.zeros(len(scored), bool))
+    if len(predicted):
+        predicted = np.maximum(alone_at(wanted) + kept * (predicted - alone_at(depths.predicted)), 0)
     guessed = np.isnan(depths.elsewhere) if typical is None else np.zeros(len(predicted), bool)
     found_sd = moved_sd[scored] if typical is None else sd(found, context, own, np.zeros(len(own), bool))
     predicted_sd = sd(predicted, context_unmeasured, wanted, guessed)
-    return AtDepth(calibration, moved, moved_sd, predicted, predicted_sd, found, found_sd)
+    return AtDepth(calibration, moved, moved_sd, predicted, predicted_sd, found, found_sd, kept)
+
+
+def kept_share(rest: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """How much of a pattern, 0 to 1, fits best what was observed, both beyond depth and of shape (n, genes); float32, (genes,)."""
+    factor = (rest * pattern).sum(0) / np.maximum((pattern**2).sum(0), 1e-12)
+    return np.clip(factor, 0, 1).astype(np.float32)
+
+
+def shrunk(rest: np.ndarray, pattern: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """A pattern times the `kept_share` of the spots of other folds, shape (n, genes)."""
+    found = np.empty_like(pattern)
+    for k in np.unique(fold):
+        own = fold == k
+        found[own] = kept_share(rest[~own], pattern[~own]) * pattern[own]
+    return found

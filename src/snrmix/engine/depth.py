@@ -1,7 +1,9 @@
-"""What sequencing depth does by itself: the value that a gene of constant share has at a spot of a given depth.
+"""What sequencing depth does by itself: the value that a gene which follows nothing else has at a spot of a given depth.
 
 With ``k ~ Poisson(share * depth)`` the mean of ``log1p(1e4 k / depth)`` grows with depth, and its variance falls. Depth
-follows tissue, so that image and neighbours predict it, and with it every gene, whatever its biology.
+follows tissue, so that image and neighbours predict it, and with it every gene, whatever its biology. Where shares scatter,
+the mean grows less: it is that over the shares which the gene has, and which are taken to be as likely at one depth as at
+another.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from snrmix.engine.slices import gene_slices, slices
 
 DEPTH_NODES, SHARE_NODES = 64, 160
 SMALLEST_SHARE = 1e-8
+RATES, MOST_SCATTER = (
+    8,
+    5.0,
+)  # shares that stand for those of a gene, and their largest squared coefficient of variation
 SITES_AT_ONCE = 20_000
 AXES = 24  # of a predicted profile, which depth is read from
 PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)
@@ -41,16 +47,29 @@ class CountMoments:
     variance_table: np.ndarray
 
     def mean(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """float32, shape (sites, genes), from shares of genes and depths of sites."""
+        """float32, shape (sites, genes), from depths of sites and shares of genes, or some that are equally likely (rows)."""
         return self._at(self.mean_table, share, depth)
 
     def variance(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """As `mean`."""
         return self._at(self.variance_table, share, depth)
 
-    def _at(self, table: np.ndarray, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    def mean_at(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """float32, shape (sites, genes), from a share for each site and gene, and depths of sites."""
         below, above = _place(np.log(np.maximum(share, SMALLEST_SHARE)), self.log_share)
-        by_depth = (table[:, below] * (1 - above) + table[:, below + 1] * above).astype(np.float32)
+        row, far = _place(np.log(np.maximum(depth, 1e-9)), self.log_depth)
+        row, far, above = row[:, None], far[:, None].astype(np.float32), above.astype(np.float32)
+        table = self.mean_table.astype(np.float32)
+        lower = table[row, below] * (1 - above) + table[row, below + 1] * above
+        upper = table[row + 1, below] * (1 - above) + table[row + 1, below + 1] * above
+        return lower * (1 - far) + upper * far
+
+    def _at(self, table: np.ndarray, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        shares = np.log(np.maximum(np.atleast_2d(share), SMALLEST_SHARE))
+        by_depth = np.zeros((len(table), shares.shape[1]), np.float32)
+        for one in shares:
+            below, above = _place(one, self.log_share)
+            by_depth += ((table[:, below] * (1 - above) + table[:, below + 1] * above) / len(shares)).astype(np.float32)
         below, above = _place(np.log(np.maximum(depth, 1e-9)), self.log_depth)
         above = above[:, None].astype(np.float32)
         return by_depth[below] * (1 - above) + by_depth[below + 1] * above
@@ -87,10 +106,34 @@ def pooled_share(expression: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return np.concatenate([weight @ np.expm1(np.minimum(expression[:, some], 30)) for some in columns]).astype(float)
 
 
+def gene_rates(expression: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Shares of all counts that each gene has at spots, equally likely ones, shape (`RATES`, genes).
+
+    Their mean is the `pooled_share`, and they scatter as counts do beyond Poisson's, by the method of moments: parts of a gamma
+    distribution.
+
+    Parameters
+    ----------
+    expression, depth
+        As for `pooled_share`.
+    """
+    from scipy.stats import gamma
+
+    share, scatter = pooled_share(expression, depth), []
+    for some in gene_slices(len(expression), expression.shape[1]):
+        counts = np.expm1(np.minimum(expression[:, some], 30)) * (depth[:, None] / 1e4)
+        expected = share[some] * depth[:, None]
+        excess, square = ((counts - expected) ** 2 - counts).sum(0), (expected**2).sum(0)
+        scatter.append(excess / np.maximum(square, 1e-12))
+    scatter = np.clip(np.concatenate(scatter), 1e-3, MOST_SCATTER)
+    parts = gamma.ppf((np.arange(RATES) + 0.5)[:, None] / RATES, 1 / scatter)
+    return share * parts / parts.mean(0)
+
+
 def constant_share(
-    expression: np.ndarray, depth: np.ndarray, library: np.ndarray, folds: Sequence[Fold], at: np.ndarray
-) -> np.ndarray:
-    """Out-of-fold values of genes whose share is everywhere that of the training spots, float32, (measured, genes).
+    expression: np.ndarray, depth: np.ndarray, library: np.ndarray, folds: Sequence[Fold], *at: np.ndarray
+) -> list[np.ndarray]:
+    """Out-of-fold values of genes that follow depth alone, with the shares of the training spots, float32, each (measured, genes).
 
     The mean of the training spots, and what the Poisson distribution says of the difference of depths. The mean is that
     of the spot's library where the training spots have some of it.
@@ -104,16 +147,18 @@ def constant_share(
     folds
         Of the same spots.
     at
-        Shape (measured,): the depth that is assumed of each spot when it is held out, known or predicted.
+        Each of shape (measured,): the depth that is assumed of each spot when it is held out, known or predicted.
     """
-    at = np.where(np.isfinite(at), at, np.median(depth))  # nothing is known: as deep as any
-    moments, found = tabulate_moments(np.append(depth, at)), np.full_like(expression, np.nan)
+    at = [np.where(np.isfinite(one), one, np.median(depth)) for one in at]  # nothing is known: as deep as any
+    moments, found = tabulate_moments(np.concatenate([depth, *at])), [np.full_like(expression, np.nan) for _ in at]
     for fold in folds:
-        share = pooled_share(expression[fold.train], depth[fold.train])
+        share = gene_rates(expression[fold.train], depth[fold.train])
         for code in np.unique(library[fold.held_out]):
             train = fold.train[library[fold.train] == code]
             train, rows = train if len(train) else fold.train, fold.held_out[library[fold.held_out] == code]
-            found[rows] = moments.mean(share, at[rows]) + _base(expression[train], moments, share, depth[train])
+            base = _base(expression[train], moments, share, depth[train])
+            for values, one in zip(found, at, strict=True):
+                values[rows] = moments.mean(share, one[rows]) + base
     return found
 
 
@@ -121,7 +166,7 @@ def constant_share_at(
     expression: np.ndarray, depth: np.ndarray, library: np.ndarray, targets: np.ndarray, at: np.ndarray
 ) -> np.ndarray:
     """The same for other sites, float32, (targets, genes): ``targets`` are their libraries, ``at`` their depths."""
-    moments, share = tabulate_moments(np.append(depth, at)), pooled_share(expression, depth)
+    moments, share = tabulate_moments(np.append(depth, at)), gene_rates(expression, depth)
     found = moments.mean(share, at)
     for code in np.unique(targets):
         train = np.flatnonzero(library == code) if (library == code).any() else np.arange(len(library))
@@ -130,7 +175,7 @@ def constant_share_at(
 
 
 def _base(expression: np.ndarray, moments: CountMoments, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """What the mean of spots has beyond Poisson counts of constant share, shape (genes,)."""
+    """What the mean of spots has beyond Poisson counts of such shares, shape (genes,)."""
     expected = sum(moments.mean(share, depth[some]).sum(0, dtype=float) for some in slices(len(depth), SITES_AT_ONCE))
     return (expression.mean(0, dtype=np.float64) - expected / len(depth)).astype(np.float32)
 
@@ -138,10 +183,10 @@ def _base(expression: np.ndarray, moments: CountMoments, share: np.ndarray, dept
 def move_depth(
     values: np.ndarray, moments: CountMoments, share: np.ndarray, before: np.ndarray, after: np.ndarray
 ) -> np.ndarray:
-    """Predictions for spots of one depth as they would be at another, not below 0, float32, shape (n, genes).
+    """Values for spots of one depth as they would be at another, not below 0, float32, shape (n, genes).
 
-    The difference of the means that a gene of constant share has at the two depths is added: exact for such genes, and an
-    approximation where the local share is another.
+    The difference of the means that a gene which follows depth alone has at the two depths is added: exact for such genes, and
+    an approximation where the local share is another.
 
     Parameters
     ----------

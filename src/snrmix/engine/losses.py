@@ -27,6 +27,10 @@ class Losses:
         the strategy says otherwise (`snrmix.SNRMixing`, ``edge``).
     correlation
         Minus the mean over genes of the Pearson correlation of ``f(x~)`` and ``y~`` within the batch.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", losses=snrmix.Losses(edge=0.5))
     """
 
     vicinal: float = 1.0

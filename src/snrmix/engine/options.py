@@ -31,12 +31,16 @@ class Training:
     accelerator, devices
         Passed to ``lightning.Trainer``.
     progress
-        Show a bar over the epochs.
+        Show what the run is at, and how long the rest will take.
 
     Raises
     ------
     ValueError
         For a value out of range.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", max_epochs=5, hidden=64)  # fields by name
     """
 
     max_epochs: int = 80
@@ -118,6 +122,10 @@ class Finetuning:
     ------
     ValueError
         For a value out of range.
+
+    Examples
+    --------
+    >>> options = {"finetune": True, "finetuning": snrmix.Finetuning(learning_rate=1e-4)}  # of snrmix.tl.impute
     """
 
     part: str = "all"

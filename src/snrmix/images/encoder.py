@@ -10,7 +10,10 @@ from numbers import Integral
 
 import numpy as np
 
-from snrmix._names import in_short
+from snrmix._memory import in_parts
+from snrmix._names import in_short, listing
+
+RUN_TIMES = ("torch", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Encoder:
     mean, std
         What the function was trained to see: of each channel of RGB in 0..1, ``mean`` is subtracted and the rest divided
         by ``std``, before ``function``. ``None``: the function takes RGB in 0..1 as it is.
+    run_time
+        What runs a module on a CPU: ``"torch"``, or ``"onnxruntime"``, where it is installed and gives the same features
+        (for a module of your own the package ``onnx`` is needed too). On a GPU it is always PyTorch.
 
     Attributes
     ----------
@@ -51,12 +57,15 @@ class Encoder:
     size: int = 128
     mean: InitVar[Sequence[float] | None] = None
     std: InitVar[Sequence[float] | None] = None
+    run_time: str = "torch"
 
     def __post_init__(self, mean, std):
         if self.function is not None and not callable(self.function):
             raise TypeError(f"function of encoder {self.name!r} must be callable, not {type(self.function).__name__}.")
         if not isinstance(self.size, Integral) or self.size < 1:
             raise ValueError(f"size={self.size!r} of encoder {self.name!r} must be a positive number of pixels.")
+        if self.run_time not in RUN_TIMES:
+            raise ValueError(f"run_time={self.run_time!r} of encoder {self.name!r} must be {listing(RUN_TIMES)}.")
         if mean is None and std is None:
             return
         for key, values, low in (("mean", mean, -np.inf), ("std", std, 0)):
@@ -102,12 +111,18 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     """
     if encoder.function is None:
         return np.empty((len(crops), 0), np.float32)
+    return np.concatenate(in_parts(lambda some: _encode(encoder, crops[some], device), len(crops)))
+
+
+def _encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
         patches = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float().div(255)  # stays channels-last
         try:
             features = encoder.function(patches.to(_type_of(encoder.function)))
+        except torch.OutOfMemoryError:
+            raise
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"encoder {encoder.name!r} failed on patches of shape {tuple(patches.shape)}: {in_short(error)} "
@@ -122,10 +137,15 @@ def encode(encoder: Encoder, crops: np.ndarray, device: str) -> np.ndarray:
             f"encoder {encoder.name!r} returned {type(features).__name__}; expected a tensor or array, "
             "(patches, features)."
         ) from error
-    if features.ndim != 2 or len(features) != len(crops):
+    return check_features(encoder, features, len(crops))
+
+
+def check_features(encoder: Encoder, features: np.ndarray, n: int) -> np.ndarray:
+    """Features of ``n`` patches; refused where they are not finite, or not of shape (n, d)."""
+    if features.ndim != 2 or len(features) != n:
         raise ValueError(
-            f"encoder {encoder.name!r} returned shape {features.shape} for {len(crops)} patches; expected "
-            f"({len(crops)}, features): pool over the image, or pass model.forward_features with pooling."
+            f"encoder {encoder.name!r} returned shape {features.shape} for {n} patches; expected "
+            f"({n}, features): pool over the image, or pass model.forward_features with pooling."
         )
     if not np.isfinite(features).all():
         raise ValueError(f"encoder {encoder.name!r} returned values that are not finite (NaN or infinity).")

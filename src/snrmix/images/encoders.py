@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snrmix._names import closest, listing
 from snrmix.images.encoder import Encoder
+from snrmix.images.onnx_graph import efficientnet_graph
 
 
 def efficientnet_lite0() -> Encoder:
@@ -32,7 +33,10 @@ def efficientnet_lite0() -> Encoder:
         def forward(self, patches):
             return self.backbone.extract_features((patches * 255 - 127) / 128).mean((2, 3))
 
-    return Encoder("efficientnet_lite0", _fold_batch_norm(Embedding().eval()), 128)
+        def to_onnx(self, size: int) -> bytes:
+            return efficientnet_graph(self.backbone, size)
+
+    return Encoder("efficientnet_lite0", _fold_batch_norm(Embedding().eval()), 128, run_time="onnxruntime")
 
 
 def colour() -> Encoder:

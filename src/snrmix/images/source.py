@@ -108,8 +108,8 @@ def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> 
     Parameters
     ----------
     image
-        Path, see `snrmix.images.files.read_file`; or an array, DataArray, pyramid or Pillow image, see
-        `snrmix.images.arrays.as_picture`.
+        Path, see `snrmix.images.files.read_file`; an array, DataArray, pyramid or Pillow image, see
+        `snrmix.images.arrays.as_picture`; or what is open already, with affine matrices of its own.
     affine
         Shape (2, 3), frame to pixels of the finest level; identity when omitted.
     name
@@ -120,6 +120,8 @@ def open_image(image, affine: np.ndarray | None = None, name: str = "image") -> 
     ValueError, TypeError
         When it is no image, cannot be read, or not be made RGB.
     """
+    if isinstance(image, SectionImage):
+        return image
     affine = scaling(1.0) if affine is None else np.asarray(affine, float)
     picture = read_file(Path(image)) if isinstance(image, str | os.PathLike) else as_picture(image, name)
     arrays = rgb_levels(picture)

@@ -59,7 +59,9 @@ class Encoding:
         """What `to_arrays` and `to_record` gave."""
         sides = record["sides_um"]
         again = {"scales": tuple(record["scales"]), "sides_um": None if sides is None else tuple(sides)}
-        return cls(**{**record, **again, "probe": arrays["encoder_probe"]})
+        known = {field.name for field in fields(cls)}  # a later version may have written more
+        own = {name: value for name, value in record.items() if name in known}
+        return cls(**{**own, **again, "probe": arrays["encoder_probe"]})
 
     def features(self, table: AnnData, sites: Sites, encoder: Encoder | None, device: str):
         """Features of all sites, made as those that the networks were trained on, and which of them are of colour.

@@ -11,10 +11,13 @@ import pandas as pd
 from snrmix._log import logger
 from snrmix.engine.at_depth import at_depth, tell_depths
 from snrmix.engine.conformal import Calibration, calibrate
-from snrmix.engine.depth import DepthReader, fit_depth_reader, move_depth, pooled_share, tabulate_moments
-from snrmix.engine.fit import Member, SectionFit
-from snrmix.engine.folds import Fold
+from snrmix.engine.depth import DepthReader, fit_depth_reader, gene_rates, tabulate_moments
+from snrmix.engine.errors import Errors
+from snrmix.engine.fit import Member, SectionFit, section_errors
+from snrmix.engine.folds import Fold, held_out_together
 from snrmix.engine.section import Section
+
+OF_GENES = ("rates", "level", "kept")
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,34 @@ class TypicalDepth:
     ----------
     calibration
         Of residuals at that depth.
+    joint
+        How these go together.
     reader
         The depth that a prediction assumes.
-    share
-        Shape (genes,): share of all counts.
+    rates
+        See `snrmix.engine.depth.gene_rates`.
+    level
+        Shape (genes,): means of the spots that were fitted to, less those of genes that follow depth alone.
+    kept
+        See `snrmix.engine.at_depth.kept_share`.
     depth
         The typical depth, in counts.
     """
 
     calibration: Calibration
+    joint: Errors
     reader: DepthReader
-    share: np.ndarray
+    rates: np.ndarray
+    level: np.ndarray
+    kept: np.ndarray
     depth: float
 
     def move(self, predicted: np.ndarray) -> np.ndarray:
         """Predictions at the typical depth, float32, shape (n, genes)."""
         assumed = self.reader.read(predicted)
         moments = tabulate_moments(np.append(assumed, self.depth))
-        return move_depth(predicted, moments, self.share, assumed, np.full(len(assumed), self.depth))
+        before, after = (self.level + moments.mean(self.rates, depth) for depth in (assumed, np.array([self.depth])))
+        return np.maximum(after + self.kept * (predicted - before), 0).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -53,20 +66,24 @@ class ImageErrors:
     ----------
     calibration
         Of values as observed at the spot.
+    joint
+        How their errors go together.
     typical
         The same at a typical depth; ``None`` where depths were not known.
     """
 
     calibration: Calibration
+    joint: Errors
     typical: TypicalDepth | None = None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Its arrays by name."""
-        arrays = _calibration_arrays("errors", self.calibration)
+        arrays = _arrays_of("errors", self.calibration) | _arrays_of("errors.joint", self.joint)
         if self.typical is not None:
-            arrays |= _calibration_arrays("typical", self.typical.calibration)
+            arrays |= _arrays_of("typical", self.typical.calibration) | _arrays_of("typical.joint", self.typical.joint)
             arrays["typical.reader"] = np.append(self.typical.reader.coefficients, self.typical.reader.intercept)
-            arrays["typical.share"] = np.append(self.typical.share, self.typical.depth)
+            arrays |= {f"typical.{name}": getattr(self.typical, name) for name in OF_GENES}
+            arrays["typical.depth"] = np.array([self.typical.depth])
         return arrays
 
     @classmethod
@@ -76,41 +93,44 @@ class ImageErrors:
             return None
         typical = None
         if "typical.reader" in arrays:
-            reader, share = arrays["typical.reader"], arrays["typical.share"]
-            typical = TypicalDepth(
-                _calibration_of(arrays, "typical"),
-                DepthReader(reader[:-1], float(reader[-1])),
-                share[:-1],
-                float(share[-1]),
-            )
-        return cls(_calibration_of(arrays, "errors"), typical)
+            reader, depth = arrays["typical.reader"], float(arrays["typical.depth"][0])
+            genes = (arrays[f"typical.{name}"] for name in OF_GENES)
+            reader = DepthReader(reader[:-1], float(reader[-1]))
+            typical = TypicalDepth(*_both_of(arrays, "typical"), reader, *genes, depth)
+        return cls(*_both_of(arrays, "errors"), typical)
 
 
-def _calibration_arrays(prefix: str, calibration: Calibration) -> dict[str, np.ndarray]:
-    return {f"{prefix}.{field.name}": getattr(calibration, field.name) for field in fields(Calibration)}
+def _arrays_of(prefix: str, found: Calibration | Errors) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{field.name}": getattr(found, field.name) for field in fields(found)}
 
 
-def _calibration_of(arrays: Mapping[str, np.ndarray], prefix: str) -> Calibration:
-    return Calibration(*(arrays[f"{prefix}.{field.name}"] for field in fields(Calibration)))
+def _both_of(arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[Calibration, Errors]:
+    kinds = (Calibration, prefix), (Errors, f"{prefix}.joint")
+    return tuple(kind(*(arrays[f"{name}.{field.name}"] for field in fields(kind))) for kind, name in kinds)
 
 
 def fit_image_errors(section: Section, folds: list[Fold], fit: SectionFit) -> ImageErrors:
     """Calibrate the networks' out-of-fold values; nothing near in space is assumed where they are used."""
+    first = [fold for fold in folds if fold.repeat == 0]
+    together = held_out_together(first, len(section.measured))
     out_of_fold, scored = np.maximum(fit.network.out_of_fold, 0), fit.scored
     calibration = calibrate(section.expression[scored], out_of_fold[scored], [])
+    seen = out_of_fold[scored], calibration.sd(calibration.scale(out_of_fold[scored], []))
+    joint = section_errors(section, *seen, calibration, together, scored)
     if section.site_depth is None:
-        return ImageErrors(calibration)
+        return ImageErrors(calibration, joint)
     alone = replace(section, site_depth=section.site_depth[section.measured])
     alone = replace(alone, measured=np.arange(len(section.measured)), library=section.library[section.measured])
     nothing = np.zeros((0, section.expression.shape[1]), np.float32)
-    first = [fold for fold in folds if fold.repeat == 0]
     depths = tell_depths(alone, first, None, {"network": Member(out_of_fold, nothing)})
-    known, share = depths.known, pooled_share(section.expression, depths.known)
+    known, rates = depths.known, gene_rates(section.expression, depths.known)
     typical = float(np.median(known))
-    moved = at_depth(alone, depths, typical, scored, out_of_fold, nothing, [], [])
+    moved = at_depth(alone, first, depths, typical, scored, out_of_fold, nothing, [], [])
     scale = calibration_at(moved.calibration, moved.out_of_fold_sd[scored], moved.out_of_fold[scored])
     reader = fit_depth_reader(out_of_fold[scored], known[scored])
-    return ImageErrors(calibration, TypicalDepth(scale, reader, share, typical))
+    level = section.expression.mean(0) - tabulate_moments(known).mean(rates, known).mean(0)
+    there = section_errors(section, moved.seen, moved.seen_sd, moved.calibration, together, scored)
+    return ImageErrors(calibration, joint, TypicalDepth(scale, there, reader, rates, level, moved.kept, typical))
 
 
 def calibration_at(calibration: Calibration, sd: np.ndarray, values: np.ndarray) -> Calibration:

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from snrmix import _checks
 from snrmix._globals import settled
+from snrmix._progress import displayed
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -25,7 +26,7 @@ from snrmix.images.encoders import resolve_encoder
 from snrmix.model.encoding import Encoding, describe_encoding
 from snrmix.model.errors import ImageErrors, fit_image_errors, say_how_good
 from snrmix.model.networks import NO_DEPTH, Seen, held_out_of, network_pearson, unseen, with_measured
-from snrmix.model.result import Predicted, as_result, quantiles_of
+from snrmix.model.result import JointErrors, Predicted, as_result
 from snrmix.model.saved import plain, read_model, table_of_record, table_to_record, write_model
 from snrmix.plan.features import Features, read_features
 from snrmix.plan.options import Options, choose_device, read_options
@@ -101,6 +102,7 @@ class SNRMix:
         return f"SNRMix({state})"
 
     @settled()
+    @displayed()
     def fit(self, data, *, measured=None) -> SNRMix:
         """Fit networks to the measured spots of an object, which is not changed.
 
@@ -123,8 +125,7 @@ class SNRMix:
         """
         if self._is_loaded:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
-        options = self.options
-        checked = self._checked(options["encoder"])
+        options, checked = self.options, self._checked(self.options["encoder"])
         source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
         part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
         settings = part.settings(checked)
@@ -140,8 +141,7 @@ class SNRMix:
         self._input_units = part.expression.input_units
         self.units = UNITS[self._input_units]
         self.genes = np.asarray(source.table.var_names[part.expression.columns], dtype=str)
-        self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
+        self.scores, table = fit.scores, fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         self._errors = fit_image_errors(section, part.folds, fit)
         say_how_good(self.scores, self.gene_scores, len(fit.scored))
@@ -181,7 +181,8 @@ class SNRMix:
             A new object of the sites, in the order of ``data``, and the modelled genes: ``X`` and ``layers["snrmix"]`` are
             predictions, not negative, float32, in ``units``; ``layers["snrmix_sd"]`` their uncertainty as in
             `snrmix.tl.impute`; ``var`` has the scores of the fit, ``uns["snrmix"]`` its parameters and score table; ``obs``,
-            positions and images are those of ``data``. `snrmix.tl.interval` and the plots take it like any other result;
+            positions and images are those of ``data``. `snrmix.tl.interval`, `snrmix.tl.draws` and the plots take it like any other
+            result;
             for a plain array take ``.X``. Without ``measured`` the uncertainty is that of spots held out in the sections
             that were fitted to, and too small where another slide looks different.
 
@@ -219,9 +220,10 @@ class SNRMix:
             values = typical.move(values)
         if errors is None:
             return Predicted(values, None, None, None, measured, at_depth, None)
-        calibration = errors.calibration if typical is None else typical.calibration
-        sd, depth = calibration.sd(calibration.scale(values, [])), None if typical is None else typical.depth
-        return Predicted(values, sd, quantiles_of(calibration), calibration.group, measured, at_depth, depth)
+        known = errors if typical is None else typical
+        sd, depth = known.calibration.sd(known.calibration.scale(values, [])), typical and typical.depth
+        joint = JointErrors(known.joint, np.arange(len(self.genes)), np.zeros(len(values), int))
+        return Predicted(values, sd, known.calibration, known.calibration.group, measured, at_depth, depth, joint)
 
     def _from_both(self, source: Source, at_depth: str) -> Predicted:
         """What networks and measured spots say; genes that hardly any of these has are left to the networks."""
@@ -241,8 +243,12 @@ class SNRMix:
         values[:, columns], row[columns] = np.maximum(both.values, 0), both.calibration.group
         sd = np.full_like(values, np.nan) if alone.sd is None else alone.sd
         sd[:, columns] = both.sd
-        quantiles = quantiles_of(both.calibration)
-        return Predicted(values, sd, quantiles, row, part.is_measured, at_depth, both.typical_depth)
+        together = np.full(len(values), both.together.max() + 1)
+        together[part.measured] = both.together
+        return Predicted(
+            values, sd, both.calibration, row, part.is_measured, at_depth, both.typical_depth,
+            JointErrors(both.joint, columns, together),
+        )  # fmt: skip
 
     @settled()
     def save(self, folder, *, overwrite: bool = False) -> None:

@@ -12,8 +12,16 @@ from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.sites import Sites
 from snrmix.engine.at_depth import tell_depths
 from snrmix.engine.conformal import Calibration
-from snrmix.engine.fit import Member, SectionFit, calibrate_members, finer, stack_members
-from snrmix.engine.folds import Fold, make_folds
+from snrmix.engine.errors import Errors
+from snrmix.engine.fit import (
+    Member,
+    SectionFit,
+    calibrate_members,
+    kriging_members,
+    section_errors,
+    stack_members,
+)
+from snrmix.engine.folds import Fold, finer, held_out_together, make_folds
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
 from snrmix.engine.scores.by_library import library_means
@@ -125,6 +133,10 @@ class WithMeasured:
         float32, each (n, genes).
     calibration
         Of these.
+    joint
+        How their errors go together.
+    together
+        See `snrmix.engine.folds.held_out_together`.
     typical_depth
         In counts, where values are for it.
     """
@@ -132,6 +144,8 @@ class WithMeasured:
     values: np.ndarray
     sd: np.ndarray
     calibration: Calibration
+    joint: Errors
+    together: np.ndarray
     typical_depth: float | None
 
 
@@ -167,9 +181,10 @@ def with_measured(
     for fold in folds:
         out_of_fold[fold.held_out] = own[fold.held_out] + mean_gap(gap[fold.train])
     members, kriged = {"network": Member(out_of_fold, predicted[section.unmeasured] + mean_gap(gap))}, None
+    fine = finer(folds, n) if kriging else folds
     if kriging:
-        kriged = krige_section(section, finer(folds, n), device)
-        members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
+        kriged = krige_section(section, fine, device)
+        members |= kriging_members(kriged)
     scored = np.arange(n)
     _, out_of_fold, stacked = stack_members(section, folds, scored, members)
     depths = tell_depths(section, folds, kriged, members)
@@ -180,4 +195,6 @@ def with_measured(
     values, sd = np.empty((2, *predicted.shape), np.float32)
     values[section.measured], values[section.unmeasured] = found.out_of_fold, found.predicted
     sd[section.measured], sd[section.unmeasured] = found.out_of_fold_sd, found.predicted_sd
-    return WithMeasured(values, sd, found.calibration, depth)
+    together = held_out_together(fine, n)
+    joint = section_errors(section, found.seen, found.seen_sd, found.calibration, together, scored)
+    return WithMeasured(values, sd, found.calibration, joint, together, depth)

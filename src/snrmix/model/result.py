@@ -8,9 +8,30 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from snrmix.data.results import CALIBRATION, FOLD, MEASURED, MODELLED, SD, UNITS, Result, versions
+from snrmix.data.results import CALIBRATION, ERRORS, FOLD, MEASURED, MODELLED, SD, UNITS, Result, versions
 from snrmix.data.sites import Sites
 from snrmix.engine.conformal import LEVELS, Calibration
+from snrmix.engine.errors import Errors
+from snrmix.tl._errors import errors_record, gene_slot
+
+
+@dataclass(frozen=True)
+class JointErrors:
+    """What draws need.
+
+    Parameters
+    ----------
+    errors
+        Of some genes.
+    columns
+        Which these are.
+    together
+        Shape (n,): sites of a library with the same number are predicted from the same spots.
+    """
+
+    errors: Errors
+    columns: np.ndarray
+    together: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -29,20 +50,18 @@ class Predicted:
         bool, shape (n,).
     at_depth, typical_depth
         As in `snrmix.tl.impute`.
+    joint
+        For draws; ``None`` where a model of an earlier version knows nothing of errors.
     """
 
     values: np.ndarray
     sd: np.ndarray | None
-    calibration: tuple[np.ndarray, np.ndarray] | None
+    calibration: Calibration | None
     row: np.ndarray | None
     measured: np.ndarray
     at_depth: str
     typical_depth: float | None
-
-
-def quantiles_of(calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper quantiles, each (groups, levels)."""
-    return calibration.low, calibration.high
+    joint: JointErrors | None = None
 
 
 def as_result(table: AnnData, sites: Sites, genes: np.ndarray, predicted: Predicted, key: str, model: dict) -> AnnData:
@@ -75,7 +94,8 @@ def as_result(table: AnnData, sites: Sites, genes: np.ndarray, predicted: Predic
     )
     if "spatial" in table.uns:
         found.uns["spatial"] = table.uns["spatial"]
-    low, high = predicted.calibration or (np.zeros((0, len(LEVELS))),) * 2
+    calibration, nothing = predicted.calibration, np.zeros((0, len(LEVELS)))
+    low, high = (nothing, nothing) if calibration is None else (calibration.low, calibration.high)
     found.uns[key] = {
         "parameters": {**model["options"], "measured": "array" if predicted.measured.any() else "none"},
         "versions": versions(),
@@ -89,4 +109,15 @@ def as_result(table: AnnData, sites: Sites, genes: np.ndarray, predicted: Predic
         "scores": model["scores"],
         "calibration": {"low": low, "high": high, "levels": LEVELS},
     }
+    if predicted.joint is not None:
+        add_errors(result, sites, predicted.joint)
     return found
+
+
+def add_errors(result: Result, sites: Sites, joint: JointErrors) -> None:
+    """What draws need, where `snrmix.tl.impute` leaves it."""
+    name, table = result.name(ERRORS), result.table
+    label = sites.library * (joint.together.max() + 1) + joint.together
+    table.obsm[name] = sites.to_rows(np.column_stack([sites.lattice_positions, label]).astype(np.float32))
+    table.varm[name] = gene_slot(table.n_vars, joint.columns, joint.errors)
+    table.uns[result.key][ERRORS] = errors_record([joint.errors])

@@ -98,6 +98,8 @@ def read_model(folder) -> tuple[dict[str, np.ndarray], dict]:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         number = record["format"]
+        if number < 1:
+            raise TypeError(f"there is no format {number}")
         if number > FORMAT:
             raise ValueError(
                 f"the model in {str(folder)!r} has format {number}, and this snrmix reads up to {FORMAT}: update snrmix."

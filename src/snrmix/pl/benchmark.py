@@ -3,15 +3,27 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, PALE, drawing, finish, open_axes, open_panels
+
+FAR = 2.5  # times the difference of the next one: such a method is written at the border, so that it stretches nothing
 
 
-@draws
-def benchmark(result: pd.DataFrame, *, reference: str | None = None, show: bool | None = None, save=None):
+@drawing
+def benchmark(
+    result: pd.DataFrame,
+    *,
+    reference: str | None = None,
+    ax=None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+    save=None,
+    dpi: float | None = None,
+):
     """Draw how much larger the error of each method is than that of the reference, on the same spots.
 
     A dot and a bar per method: the mean difference over splits and its 95 % confidence interval; small dots are single
-    splits. Left of the line a method is better than the reference, right of it worse.
+    splits. Left of the line a method is better than the reference, right of it worse. A method that is far worse than all
+    others, as the mean often is, is an arrow at the border.
 
     Parameters
     ----------
@@ -25,44 +37,73 @@ def benchmark(result: pd.DataFrame, *, reference: str | None = None, show: bool 
     ------
     KeyError, ValueError, TypeError
         When ``result`` is not what `snrmix.tl.benchmark` returns, or has no such reference.
-    """
-    import matplotlib.pyplot as plt
 
+    Examples
+    --------
+    >>> ax = snrmix.pl.benchmark(result)
+    """
     from snrmix.tl.summarise import summarise
 
     if not isinstance(result, pd.DataFrame):
         raise TypeError(f"result must be what snrmix.tl.benchmark returns, not {type(result).__name__}.")
     summary = summarise(result, reference)
-    single = summary.attrs["n_splits"] == 1
-    others = summary.drop(summary.attrs["reference"])
-    figure, ax = plt.subplots(figsize=(7.4, 1.3 + 0.36 * max(len(others), 1)), layout="constrained")
-    place = np.arange(len(others))
-    ax.axvline(0, color=INK, linewidth=0.9)
-    ax.hlines(place, others["low"], others["high"], color=BLUE, linewidth=2.2)
-    if not single:
-        _draw_splits(ax, result, others.index, summary.attrs["reference"])
-    ax.scatter(others["difference"], place, s=46, color=BLUE, linewidth=0, zorder=3)
-    ax.set_yticks(place, others.index)
-    ax.set_ylim(len(others) - 0.4, -0.6)
-    _write_ratios(ax, others)
-    name, ratio = summary.attrs["reference"], summary.loc[summary.attrs["reference"], "mse_ratio"]
-    what = "genes" if single else f"{summary.attrs['n_splits']} splits"
-    label = f"MSE / MSE of the mean, less that of {name} (mean and 95 % interval over {what})"
-    open_axes(ax, x=label, y="", title=f"{name}: {ratio:.3f} of the mean's squared error")
-    ax.tick_params(axis="y", length=0)
-    return finish(figure, show, save)
+    name, splits = summary.attrs["reference"], summary.attrs["n_splits"]
+    own = open_panels(ax, figsize or (7.4, 1.5 + 0.36 * len(summary)))[0, 0]
+    place = pd.Series(np.arange(len(summary)), summary.index)
+    is_far = _is_far(summary["difference"])
+    near = summary[~is_far & (summary.index != name)]
+    own.axvline(0, color=INK, linewidth=0.9)
+    own.hlines(place[near.index], near["low"], near["high"], color=BLUE, linewidth=2.2)
+    if splits > 1:
+        _draw_splits(own, result, place[near.index], name)
+    own.scatter(0, place[name], s=60, color=INK, marker="D", linewidth=0, zorder=3)
+    own.scatter(near["difference"], place[near.index], s=46, color=BLUE, linewidth=0, zorder=3)
+    own.set_yticks(place, summary.index)
+    own.set_ylim(len(summary) - 0.4, -0.6)
+    _write_far(own, summary.loc[is_far, "difference"], place)
+    _write_ratios(own, summary)
+    _write_directions(own)
+    what = "genes" if splits == 1 else f"{splits} splits"
+    label = f"error less that of {name}, as a share of the mean's (mean and 95 % interval over {what})"
+    open_axes(own, x=label, y="", title="")
+    own.tick_params(axis="y", length=0)
+    return finish(own, show, save, dpi, ax)
 
 
-def _draw_splits(ax, result: pd.DataFrame, methods, reference: str) -> None:
+def _is_far(difference: pd.Series) -> pd.Series:
+    """Which of three and more other methods is so much worse than the next one that it would set the scale alone."""
+    ordered = difference.sort_values()
+    is_last = difference.index == ordered.index[-1]
+    return pd.Series(
+        is_last & (len(ordered) > 3) & (ordered.iloc[-1] > FAR * max(ordered.iloc[-2], 0)), difference.index
+    )
+
+
+def _draw_splits(ax, result: pd.DataFrame, place: pd.Series, reference: str) -> None:
     sums = result.groupby(["split", "method"], observed=True)[["mse", "mse_mean"]].sum()
     ratio = (sums["mse"] / sums["mse_mean"]).unstack("split")
-    difference = (ratio - ratio.loc[reference]).loc[methods].to_numpy()
-    place = np.repeat(np.arange(len(methods)), difference.shape[1])
-    ax.scatter(difference.ravel(), place, s=14, color=GREY, linewidth=0, zorder=2)
+    difference = (ratio - ratio.loc[reference]).loc[place.index].to_numpy()
+    ax.scatter(difference.ravel(), np.repeat(place, difference.shape[1]), s=14, color=GREY, linewidth=0, zorder=2)
 
 
-def _write_ratios(ax, others: pd.DataFrame) -> None:
-    """The absolute ratio of every method, at the right."""
+def _write_far(ax, difference: pd.Series, place: pd.Series) -> None:
+    style = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": "small", "color": BLUE}
+    for method, value in difference.items():
+        ax.annotate(f"{value:+.3f}  ▶", (0.995, place[method]), ha="right", **style)
+
+
+def _write_ratios(ax, summary: pd.DataFrame) -> None:
+    """The error of every method itself, at the right."""
     style = {"va": "center", "fontsize": "small", "color": INK, "annotation_clip": False}
-    for place, text in [(-0.75, "ratio"), *((i, f"{ratio:.3f}") for i, ratio in enumerate(others["mse_ratio"]))]:
+    for place, text in [
+        (-0.95, "share of the\nmean's error"),
+        *enumerate(f"{one:.3f}" for one in summary["mse_ratio"]),
+    ]:
         ax.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), **style)
+
+
+def _write_directions(ax) -> None:
+    """Which side is better."""
+    style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": "small", "color": PALE}
+    ax.annotate("◀ better", (0, 1), (-6, 3), ha="right", **style)
+    ax.annotate("worse ▶", (0, 1), (6, 3), ha="left", **style)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from snrmix.pl._figure import BLUE, GREY, INK, draws, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, drawing, finish, open_axes, open_panels
 
 PANELS = {
     "distance": ("by distance to the nearest measured spot", ("nearest", "farthest")),
@@ -11,7 +11,7 @@ PANELS = {
 }
 
 
-@draws
+@drawing
 def calibration(
     data,
     held_out="measured_held_out",
@@ -20,8 +20,12 @@ def calibration(
     layer: str | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
+    cmap="viridis",
+    ax=None,
+    figsize: tuple[float, float] | None = None,
     show: bool | None = None,
     save=None,
+    dpi: float | None = None,
 ):
     """Draw how often the intervals hold the observed value, against how often they promise to.
 
@@ -31,34 +35,38 @@ def calibration(
 
     Parameters
     ----------
-    data
-        AnnData or SpatialData after `snrmix.tl.impute`.
+    {result}
     held_out
         Spots to compare at, as in `snrmix.tl.coverage`.
-    key
-        The ``key_added`` of `snrmix.tl.impute`.
-    layer, table_key, library_key
+    layer, library_key
         As in `snrmix.tl.coverage`.
+    cmap
+        Colours of the quarters.
     {figure}
 
     Raises
     ------
     KeyError, TypeError, ValueError
         As `snrmix.tl.coverage` does.
-    """
-    import matplotlib.pyplot as plt
 
+    Examples
+    --------
+    >>> axes = snrmix.pl.calibration(adata, "measured_held_out")
+    """
     from snrmix.tl.coverage import coverage
 
     table = coverage(data, held_out, key=key, layer=layer, table_key=table_key, library_key=library_key)
-    figure, axes = plt.subplots(1, 3, figsize=(11.4, 4.1), sharex=True, sharey=True, layout="constrained")
+    axes = open_panels(
+        ax, figsize or (11.4, 4.1), 1, 3, **({"sharex": True, "sharey": True} if ax is None else {})
+    ).ravel()
     _draw_overall(axes[0], table)
-    for ax, (by, (title, ends)) in zip(axes[1:], PANELS.items(), strict=True):
-        _draw_quarters(ax, table[table["by"] == by], ends)
-        open_axes(ax, x="nominal coverage", y="", title=title)
+    for one, (by, (title, ends)) in zip(axes[1:], PANELS.items(), strict=True):
+        _draw_quarters(one, table[table["by"] == by], ends, cmap)
+        open_axes(one, x="nominal coverage", y="", title=title)
     low = max(0.0, min(0.45, table["low"].min() - 0.02))
-    axes[0].set(xlim=(0.47, 1.01), ylim=(low, 1.01))
-    return finish(figure, show, save)
+    for one in axes:
+        one.set(xlim=(0.47, 1.01), ylim=(low, 1.01))
+    return finish(axes, show, save, dpi, ax)
 
 
 def _draw_overall(ax, table: pd.DataFrame) -> None:
@@ -73,11 +81,11 @@ def _draw_overall(ax, table: pd.DataFrame) -> None:
     open_axes(ax, x="nominal coverage", y="observed coverage", title=f"90 % intervals hold {100 * at_90:.1f} %")
 
 
-def _draw_quarters(ax, table: pd.DataFrame, ends: tuple[str, str]) -> None:
+def _draw_quarters(ax, table: pd.DataFrame, ends: tuple[str, str], cmap) -> None:
     import matplotlib
 
     names = sorted(table["group"].unique())
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.85, len(names)))
+    colours = matplotlib.colormaps.get_cmap(cmap)(np.linspace(0.1, 0.85, len(names)))
     for place, (name, colour) in enumerate(zip(names, colours, strict=True)):
         label = {0: f"{ends[0]} quarter", len(names) - 1: f"{ends[1]} quarter"}.get(place, name)
         _draw_curve(ax, table[table["group"] == name], colour, label)

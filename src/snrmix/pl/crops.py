@@ -7,11 +7,11 @@ from numbers import Integral
 import numpy as np
 
 from snrmix._names import closest, listing
-from snrmix.data.embedding import DEFAULT_SCALES, check_scales
+from snrmix.data.scales import check_scales, choose_scales
 from snrmix.data.sites import Sites, patch_sides, read_sites
 from snrmix.images.crops import read_crops
 from snrmix.images.source import Level, SectionImage, patch_pixels
-from snrmix.pl._figure import GREY, INK, draws, finish
+from snrmix.pl._figure import GREY, INK, drawing, finish, open_panels
 from snrmix.pl._scene import Scene, choose_library, scene_on_image
 
 CROP_INCHES = 1.35
@@ -19,13 +19,13 @@ SECTION_INCHES = (3.5, 6.5)  # its least and its greatest width
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#000000")  # told apart by all (Okabe and Ito 2008)
 
 
-@draws
+@drawing
 def crops(
     data,
     *,
     sites=None,
     n: int = 6,
-    scales=DEFAULT_SCALES,
+    scales="auto",
     size: int = 128,
     image=None,
     image_key: str | None = None,
@@ -33,10 +33,16 @@ def crops(
     library: str | None = None,
     table_key: str | None = None,
     library_key: str | None = None,
+    ax=None,
+    figsize: tuple[float, float] | None = None,
     show: bool | None = None,
     save=None,
+    dpi: float | None = None,
 ):
     """Draw what the encoder sees: crops around some sites at every scale, and where they lie on the section.
+
+    Above each column stand the side of its crops and how many pixels of the image they have along it, before they are
+    resized.
 
     Look at them before imputing: if the crops show no tissue, or too few pixels, image and coordinates do not fit. What
     `snrmix.tl.impute` would refuse for that is drawn here, and a warning says why. Off the image its border is repeated.
@@ -50,15 +56,14 @@ def crops(
     n
         How many sites to show where ``sites`` is ``None``.
     scales
-        Sides of the crops in lattice pitches, one column each.
+        Sides of the crops in lattice pitches, one column each; ``"auto"``: those that `snrmix.tl.impute` chooses.
     size
         Side in pixels that crops are resized to; 128 is what the default encoder takes.
     image, image_key, um_per_px, table_key, library_key
         As in `snrmix.tl.impute`.
     library
         The library to draw; needed when there are several.
-    {figure} Above each column stand the side of its crops and how many pixels of the image they have
-        along it, before they are resized.
+    {figure}
 
     Raises
     ------
@@ -68,7 +73,7 @@ def crops(
 
     Examples
     --------
-    >>> snrmix.pl.crops(adata, n=4)
+    >>> axes = snrmix.pl.crops(adata, n=4)
     """
     scales = check_scales(scales)
     if not isinstance(size, Integral) or size < 1:
@@ -78,9 +83,9 @@ def crops(
         refuse=False,
     )  # fmt: skip
     code = choose_library(found, library)
-    section = _read_section(found, code, scales, size)
+    section = _read_section(found, code, choose_scales(scales, found), size)
     chosen = section.spread(n) if sites is None else section.find(sites)
-    return finish(_draw(section, chosen, size), show, save)
+    return finish(_draw(section, chosen, size, ax, figsize), show, save, dpi, ax)
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,9 @@ class _Section:
         return crops
 
     def scene(self) -> Scene:
-        return scene_on_image(self.image, self.library, np.arange(len(self.names)), self.positions, self.pitch)
+        return scene_on_image(
+            self.image, self.library, np.arange(len(self.names)), self.positions, self.pitch, self.um_per_px
+        )
 
     def titles(self) -> list[str]:
         """How large the crops are, by scale."""
@@ -178,27 +185,40 @@ def _brought_near(positions: np.ndarray, level: Level, side: float) -> np.ndarra
     return np.where(shift.any(1, keepdims=True), positions + shift @ np.linalg.inv(level.affine[:, :2]).T, positions)
 
 
-def _draw(section: _Section, chosen: np.ndarray, size: int):
+def _draw(section: _Section, chosen: np.ndarray, size: int, ax, figsize) -> np.ndarray:
+    """The axes: that of the section, then those of the crops, site by site."""
+    pixels = section.read(chosen, size)
+    rows, columns = pixels.shape[:2]
+    scene = section.scene()
+    if ax is None:
+        of_section, axes = _own_panels(scene, rows, columns, figsize)
+    else:
+        of_section, *axes = open_panels(ax, None, 1, 1 + rows * columns).ravel()
+        axes = np.array(axes).reshape(rows, columns)
+    _draw_section(of_section, scene, section, chosen)
+    for row, colour in enumerate(_colours(rows)):
+        for column, one in enumerate(axes[row]):
+            one.imshow(pixels[row, column], interpolation="antialiased")
+            one.set(xticks=[], yticks=[])
+            one.spines[:].set(color=colour, linewidth=2)
+        axes[row, 0].set_ylabel(row + 1, rotation=0, labelpad=9, va="center", color=INK, fontsize="medium")
+    for one, title in zip(axes[0], section.titles(), strict=True):
+        one.set_title(title, fontsize="medium", color=INK)
+    return np.array([of_section, *axes.ravel()])
+
+
+def _own_panels(scene: Scene, rows: int, columns: int, figsize):
+    """Axes of a new figure: the section at the left, and a grid of crops at its right."""
     import matplotlib.pyplot as plt
 
-    pixels, scene = section.read(chosen, size), section.scene()
-    rows, columns = pixels.shape[:2]
     width, height = CROP_INCHES * columns + 0.4, CROP_INCHES * (rows + 0.4)
     section_width = np.clip(height / scene.height_to_width, *SECTION_INCHES)
-    height = max(height, 0.4 + section_width * scene.height_to_width)
-    figure = plt.figure(figsize=(section_width + width, height), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[section_width, width])
-    _draw_section(left.subplots(), scene, section, chosen)
-    axes = right.subplots(rows, columns, squeeze=False)
-    for row, colour in enumerate(_colours(rows)):
-        for column, ax in enumerate(axes[row]):
-            ax.imshow(pixels[row, column], interpolation="antialiased")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set(color=colour, linewidth=2)
-        axes[row, 0].set_ylabel(row + 1, rotation=0, labelpad=9, va="center", color=INK, fontsize="medium")
-    for ax, title in zip(axes[0], section.titles(), strict=True):
-        ax.set_title(title, fontsize="medium", color=INK)
-    return figure
+    height = max(height, 0.5 + section_width * scene.height_to_width)
+    figure = plt.figure(figsize=figsize or (section_width + width, height), layout="constrained")
+    ratios = [section_width, *[width / columns] * columns]
+    grid = figure.add_gridspec(rows, columns + 1, width_ratios=ratios)
+    axes = [[figure.add_subplot(grid[row, column + 1]) for column in range(columns)] for row in range(rows)]
+    return figure.add_subplot(grid[:, 0]), np.array(axes)
 
 
 def _draw_section(ax, scene: Scene, section: _Section, chosen: np.ndarray) -> None:
@@ -206,7 +226,7 @@ def _draw_section(ax, scene: Scene, section: _Section, chosen: np.ndarray) -> No
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    scene.draw_backdrop(ax)
+    scene.draw_image(ax)
     scene.draw_spots(ax, np.ones(len(scene.spots), bool), 0.12, facecolor=GREY, linewidth=0)
     reach = section.sides / section.pitch * scene.pitch / 2
     for number, (site, colour) in enumerate(zip(chosen, _colours(len(chosen)), strict=True), start=1):
@@ -220,7 +240,7 @@ def _draw_section(ax, scene: Scene, section: _Section, chosen: np.ndarray) -> No
             x, y + reach.max() * (1 if is_at_top else -1), number, ha="center", va="center", color="white",
             fontsize="small", fontweight="bold", bbox={"boxstyle": "round,pad=0.2", "facecolor": colour, "linewidth": 0},
         )  # fmt: skip
-    ax.set_anchor("N")
+    scene.draw_scale_bar(ax)
     ax.set_title(section.library, loc="left", fontsize="medium", color=INK, parse_math=False)
 
 

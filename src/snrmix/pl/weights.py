@@ -3,50 +3,79 @@ from __future__ import annotations
 import numpy as np
 
 from snrmix.data.results import Result
-from snrmix.pl._figure import GREY, INK, draws, finish, open_axes
+from snrmix.pl._figure import BLUE, GREY, INK, PALE, drawing, finish, open_axes, open_panels
 
 REMEDY = "run snrmix.tl.impute with kriging, which weighs it against the network gene by gene"
+PARTS = {"network": BLUE, "kriging": "#35b779", "mean of the gene": "#dddddd"}
 
 
-@draws
-def weights(data, *, key: str = "snrmix", table_key: str | None = None, show: bool | None = None, save=None):
+@drawing
+def weights(
+    data,
+    *,
+    key: str = "snrmix",
+    cmap="viridis",
+    table_key: str | None = None,
+    ax=None,
+    figsize: tuple[float, float] | None = None,
+    show: bool | None = None,
+    save=None,
+    dpi: float | None = None,
+):
     """Draw what each gene's prediction rests on: the weight of the network against that of kriging.
+
+    The latter is that of log values and of rates together. Where all genes share one weight, as on most sections of few genes or spots, it is a bar. What is missing to 1 is the
+    mean of the gene, which predictions are drawn to.
 
     Parameters
     ----------
-    data
-        AnnData or SpatialData after `snrmix.tl.impute`.
-    key
-        The ``key_added`` of `snrmix.tl.impute`.
-    table_key
-        As in `snrmix.tl.impute`.
+    {result}
+    cmap
+        Colours of the out-of-fold Pearson correlation.
     {figure}
 
     Raises
     ------
     KeyError
         When there is no such result or it has no weights.
-    """
-    import matplotlib.pyplot as plt
 
+    Examples
+    --------
+    >>> ax = snrmix.pl.weights(adata)
+    """
     result = Result.find(data, key, table_key)
     network, kriging = (result.column(f"weight_{part}", REMEDY) for part in ("network", "kriging"))
+    if result.has("weight_rates"):
+        kriging = kriging + np.nan_to_num(result.column("weight_rates", REMEDY))
     known = np.isfinite(network) & np.isfinite(kriging)
     network, kriging = network[known], kriging[known]
+    if len(network) and np.ptp(network) < 1e-6 and np.ptp(kriging) < 1e-6:
+        own = open_panels(ax, figsize or (6.4, 1.5))[0, 0]
+        _draw_bar(own, float(network[0]), float(kriging[0]), len(network))
+        return finish(own, show, save, dpi, ax)
+    own = open_panels(ax, figsize or (5.6, 4.8))[0, 0]
     pearson = result.column("pearson", REMEDY)[known] if result.has("pearson") else None
-
-    figure, ax = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
-    is_shared = len(network) > 1 and np.ptp(network) == np.ptp(kriging) == 0
-    has_colours = pearson is not None and not is_shared  # in one point the last one hides the others
-    colours = {"c": pearson, "cmap": "viridis"} if has_colours else {"color": INK}
-    points = ax.scatter(network, kriging, s=16, linewidth=0, alpha=0.85, zorder=3, **colours)
-    if has_colours:
-        bar = figure.colorbar(points, ax=ax, aspect=40, pad=0.02, label="out-of-fold Pearson")
+    colours = {"color": INK} if pearson is None else {"c": pearson, "cmap": cmap}
+    points = own.scatter(network, kriging, s=16, linewidth=0, alpha=0.85, zorder=3, **colours)
+    if pearson is not None:
+        bar = own.figure.colorbar(points, ax=own, aspect=40, pad=0.02, label="out-of-fold Pearson")
         bar.outline.set_visible(False)
-    _draw_medians(ax, network, kriging)
-    title = "one weight for all genes" if is_shared else f"{len(network)} genes"
-    open_axes(ax, x="weight of the network", y="weight of kriging", title=title)
-    return finish(figure, show, save)
+    _draw_medians(own, network, kriging)
+    open_axes(own, x="weight of the network", y="weight of kriging", title=f"{len(network)} genes")
+    return finish(own, show, save, dpi, ax)
+
+
+def _draw_bar(ax, network: float, kriging: float, genes: int) -> None:
+    """One bar of the parts that a prediction is made of."""
+    start = 0.0
+    for (name, colour), width in zip(PARTS.items(), (network, kriging, max(1 - network - kriging, 0)), strict=True):
+        if width > 0:
+            ax.barh(0, width, left=start, color=colour, label=f"{name} {width:.2f}", height=0.6)
+            start += width
+    ax.set(xlim=(0, max(start, 1)), ylim=(-0.4, 0.4), yticks=[])
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=3, frameon=False, fontsize="small")
+    open_axes(ax, x="", y="", title=f"one weight for all {genes} genes")
+    ax.spines["left"].set_visible(False)
 
 
 def _draw_medians(ax, network: np.ndarray, kriging: np.ndarray) -> None:
@@ -55,27 +84,12 @@ def _draw_medians(ax, network: np.ndarray, kriging: np.ndarray) -> None:
     low = min(network.min(initial=0), kriging.min(initial=0)) - 0.03
     ax.set(xlim=(low, reach), ylim=(low, reach), aspect="equal")
     ax.plot([0, 1], [1, 0], color=GREY, linewidth=0.9, linestyle=":")
-    ax.text(1, 0.03, "sum of 1", rotation=-45, rotation_mode="anchor", ha="right", fontsize="small", color="#8a8a8a")
+    ax.text(1, 0.03, "sum of 1", rotation=-45, rotation_mode="anchor", ha="right", fontsize="small", color=PALE)
     if not len(network):
         return
     x, y = np.median(network), np.median(kriging)
     ax.axvline(x, color=GREY, linewidth=0.9, linestyle="--")
     ax.axhline(y, color=GREY, linewidth=0.9, linestyle="--")
-    ax.annotate(
-        f"median {x:.2f}",
-        (x, 1),
-        (4, -3),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        va="top",
-        color=INK,
-    )
-    ax.annotate(
-        f"median {y:.2f}",
-        (1, y),
-        (-3, 4),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        color=INK,
-    )
+    style = {"textcoords": "offset points", "color": INK}
+    ax.annotate(f"median {x:.2f}", (x, 1), (4, -3), xycoords=("data", "axes fraction"), va="top", **style)
+    ax.annotate(f"median {y:.2f}", (1, y), (-3, 4), xycoords=("axes fraction", "data"), ha="right", **style)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from snrmix._progress import stage
 from snrmix.data.embedding import Embedding, patch_seconds, plan_embedding
 from snrmix.data.embedding_cache import read_cache
 from snrmix.data.sites import Sites, patch_sides
@@ -49,13 +50,15 @@ class Features:
         return replace(self, values=self.values[rows], patches=None if self.patches is None else self.patches[rows])
 
 
-def read_features(source: Source, options: Options, run: Run) -> Features:
+def read_features(source: Source, options: Options, run: Run, stages_of: Callable[[dict], dict] = dict) -> Features:
     """Features of all sites of an object, after a look at what they and the rest of the run will take.
 
     Parameters
     ----------
     run
         What is known of it without features.
+    stages_of
+        See `snrmix.plan.cost.announce`.
 
     Raises
     ------
@@ -64,28 +67,28 @@ def read_features(source: Source, options: Options, run: Run) -> Features:
     """
     if source.located is None:
         values = source.use_rep if source.use_rep is not None else np.zeros((len(source.sites), 0), np.float32)
-        announce(replace(run, features=values.shape[1]))
+        announce(replace(run, features=values.shape[1]), stages_of)
         return Features(values, np.zeros(values.shape[1], bool))
-    sites = source.located.open()
-    plan = plan_embedding(
-        sites, options.encoder, options.scales, options.settings.device, read_cache(source.table, sites)
-    )
+    with stage("opening the image"):
+        sites = source.located.open()
+        cached = read_cache(source.table, sites)
+        plan = plan_embedding(sites, options.encoder, options.scales, options.settings.device, cached)
     run, patches, tuning = run.with_embedding(plan), None, options.finetuning
     if tuning is None:
-        announce(run)
+        announce(run, stages_of)
     else:
         encoder, device = replace(options.encoder, size=tuning.size or options.encoder.size), options.settings.device
         with on_device(encoder.function, device):
-            announce(replace(run, tuning_seconds=patch_seconds(encoder, device)))
-        patches = read_patches(sites, patch_sides(sites, options.scales), encoder.size, tuning.folder)
+            announce(replace(run, tuning_seconds=patch_seconds(replace(encoder, run_time="torch"), device)))
+        patches = read_patches(sites, patch_sides(sites, plan.record["scales"]), encoder.size, tuning.folder)
     embedding = plan.embed()
-    images = image_records(sites, options)
+    images = image_records(sites, embedding.record["scales"], options.encoder.size)
     return Features(embedding.features, embedding.colour_columns, embedding, patches, images)
 
 
-def image_records(sites: Sites, options: Options) -> dict[str, dict]:
-    """What to keep of the image of each library, by its name."""
-    sides, size = patch_sides(sites, options.scales), options.encoder.size
+def image_records(sites: Sites, scales: np.ndarray, size: int) -> dict[str, dict]:
+    """What to keep of the image of each library, by its name, where patches of these scales are resized to ``size``."""
+    sides = patch_sides(sites, scales)
     return {
         name: image.record(sides[code], size, sites.um_per_px[code])
         for code, (name, image) in enumerate(zip(sites.libraries, sites.images, strict=True))

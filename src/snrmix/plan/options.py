@@ -9,7 +9,8 @@ import numpy as np
 
 from snrmix import _checks
 from snrmix._names import closest, listing
-from snrmix.data.embedding import DEFAULT_SCALES, check_scales
+from snrmix._progress import hide
+from snrmix.data.scales import AUTO, COARSE_SCALES, check_scales
 from snrmix.engine.finetune.fit import check_encoder
 from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
@@ -32,7 +33,7 @@ class Options:
     encoder
         With ``use_rep``, and where it was not asked for yet, ``None``.
     scales
-        Shape (scales,).
+        Shape (scales,), or ``"auto"``: by the pixels of the images.
     share, n_folds, n_repeats, validation
         As in `snrmix.tl.impute`; whether ``validation`` fits is told with the folds.
     k_is_chosen
@@ -41,8 +42,8 @@ class Options:
 
     settings: Settings
     encoder: Encoder | None
-    scales: np.ndarray
-    share: bool
+    scales: np.ndarray | str
+    share: bool | str
     n_folds: int
     n_repeats: int
     validation: object
@@ -55,7 +56,7 @@ class Options:
 
 
 def read_options(
-    *, encoder="efficientnet_lite0", scales=DEFAULT_SCALES, use_rep: str | None = None, share: bool = False, mix="snr",
+    *, encoder="efficientnet_lite0", scales=AUTO, use_rep: str | None = None, share: bool | str = "auto", mix="snr",
     losses: Losses | None = None, kriging: bool = True, n_folds: int = 5, n_repeats: int = 1, validation=0.2,
     random_state: int = 0, accelerator: str = "auto", finetune=False, finetuning: Finetuning | None = None,
     training: Mapping = {}, preset: str | None = None,
@@ -80,9 +81,13 @@ def read_options(
     losses = losses if losses is not None else Losses()
     if not isinstance(losses, Losses):
         raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    share, kriging = _checks.flag("share", share), _checks.flag("kriging", kriging)
+    kriging = _checks.flag("kriging", kriging)
+    if not (isinstance(share, bool | np.bool_) or share == "auto"):
+        raise TypeError(f"share={share!r} must be True, False or 'auto'.")
     training = {name: value for name, value in training.items() if name != "max_epochs" or value is not None}
     _checks.flag("early_stopping", training.get("early_stopping", True))
+    if training.get("progress") is False:
+        hide()
     n_folds, n_repeats = _checks.whole_number("n_folds", n_folds), _checks.whole_number("n_repeats", n_repeats)
     scales, device = check_scales(scales), choose_device(accelerator)
     encoder = resolve_encoder(encoder) if use_rep is None and encoder is not None else None
@@ -91,6 +96,8 @@ def read_options(
     if how is None:
         how = training_options(training)
         check_pixels(mixing)
+    elif isinstance(scales, str):
+        scales = np.array(COARSE_SCALES)  # every further scale passes the encoder forward and backward in each epoch
     settings = Settings(mixing, losses, how, kriging, seed, device, encoder and encoder.function)
     is_own_mix = not isinstance(mix, str) and (preset is None or mix is not PRESETS[preset]["mix"])
     return Options(settings, encoder, scales, share, n_folds, n_repeats, validation, k_is_chosen=is_own_mix)

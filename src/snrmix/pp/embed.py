@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from snrmix import _checks
 from snrmix._globals import settled
-from snrmix.data.embedding import DEFAULT_SCALES, check_scales, plan_embedding
+from snrmix._progress import displayed, stage
+from snrmix.data.embedding import plan_embedding
 from snrmix.data.embedding_cache import check_cache_free, read_cache, write_cache
+from snrmix.data.scales import check_scales
 from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
 from snrmix.images.encoders import resolve_encoder
@@ -14,11 +16,12 @@ from snrmix.plan.options import choose_device
 
 
 @settled()
+@displayed()
 def embed_histology(
     data,
     *,
     encoder="efficientnet_lite0",
-    scales=DEFAULT_SCALES,
+    scales="auto",
     image=None,
     image_key: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
@@ -44,7 +47,9 @@ def embed_histology(
         with a timm model or of a TorchScript file, a ``torch.nn.Module`` or a callable from float RGB in 0..1, shape
         (b, 3, 128, 128), to features (b, d), or a `snrmix.Encoder`.
     scales
-        Sides of the patches in lattice pitches.
+        Sides of the patches in lattice pitches. ``"auto"``: 1.15, 2.3 and 4.6; 0.6 as well where the image has 19 pixels or
+        more along that; and 0.3 where it has 40 or more. Of several libraries all get the same, which every image holds.
+        With ``finetune`` these are 1.15, 2.3 and 4.6.
     image, image_key, um_per_px, table_key, library_key
         As in `snrmix.tl.impute`.
     accelerator
@@ -59,22 +64,29 @@ def embed_histology(
     ``obsm["X_histology"]``
         float16, shape (n, scales x (encoder features + 22)).
     ``uns["X_histology"]``
-        Encoder, scales, patch sides and spacing of the grid (0 where every site has its own patch) in units of
+        Encoder and what ran it, scales, patch sides and spacing of the grid (0 where every site has its own patch) in units of
         ``obsm["spatial"]``, and what recognises image and sites.
 
     Raises
     ------
     KeyError, ValueError, TypeError
         When coordinates or images are missing or do not fit, or something else has that name; ``data`` is then unchanged.
+
+    Examples
+    --------
+    >>> snrmix.pp.embed_histology(adata, encoder="colour")
+    >>> adata.obsm["X_histology"].shape[0] == adata.n_obs
+    True
     """
     table = read_table(data, table_key, needs_genes=False)
     _checks.flag("copy", copy)
     check_cache_free(table)
     encoder, scales, device = resolve_encoder(encoder), check_scales(scales), choose_device(accelerator)
-    sites = read_sites(
-        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
-    )
-    plan = plan_embedding(sites, encoder, scales, device, read_cache(table, sites))
+    with stage("opening the image"):
+        sites = read_sites(
+            data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
+        )
+        plan = plan_embedding(sites, encoder, scales, device, read_cache(table, sites))
     announce(Run.of_embedding(plan))
     embedding = plan.embed()
     table = table.copy() if copy else table

@@ -13,7 +13,7 @@ from snrmix.plan.cost import Run
 from snrmix.plan.threads import PATIENT, VARIABLES, available_threads
 from snrmix.tl._cohort_unit import Unit
 
-FEATURES = 3 * (1280 + 22)  # of the default encoder, at three scales
+FEATURES = 5 * (1280 + 22)  # of the default encoder, at the five scales of a fine image
 DENSITY = 0.1  # of a matrix of counts, whose entries take 8 bytes
 REACH = 10  # seconds to wait for a scheduler
 MISSING = "pip install distributed"
@@ -100,7 +100,7 @@ def estimate(unit: Unit) -> float:
     sites, columns = sum(n for n, _ in shapes), max(genes for _, genes in shapes)
     asked = unit.arguments(unit.samples[0]).get("genes")
     genes = min(asked, columns) if isinstance(asked, int) else columns
-    run = Run(sites, sites, genes, columns, FEATURES, 3, patches=3 * sites)
+    run = Run(sites, sites, genes, columns, FEATURES, 5, patches=5 * sites)
     return run.bytes + 8 * DENSITY * sites * columns
 
 

@@ -11,9 +11,10 @@ import pandas as pd
 
 from snrmix._names import closest, listing
 from snrmix.data.paths import kind_of
-from snrmix.data.words import literal
+from snrmix.data.words import literal, read_scales
 
 NEEDED = ("sample", "path")
+LIBRARY = "snrmix_sample"  # obs column of samples that share a model
 SAFE = re.compile(r"[\w.+=-]+")
 PATHS = ("path", "image")
 WORDS = ("measured", "layer", "image_key", "table_key", "use_rep", "library_key", "genes", "depth_key")
@@ -130,7 +131,7 @@ def _value(column: str, value):
     if column in WORDS:
         return value
     if column == "scales":
-        return [float(part) for part in value.replace(",", " ").split()]
+        return read_scales(value.replace(",", " ").split())
     return literal(value)
 
 

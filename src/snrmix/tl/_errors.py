@@ -33,19 +33,27 @@ def error_slots(shape: tuple[int, int], models: list[tuple[Part, SectionFit]]) -
         rows = part.predicts
         sites[order[rows]] = np.column_stack([part.sites.lattice_positions[rows], label[rows]])
         first = int(label.max()) + 1
-        own = np.zeros((shape[1], 1 + fit.errors.loadings.shape[1]), np.float32)
-        own[part.expression.columns] = np.column_stack([fit.errors.lasting, fit.errors.loadings])
-        columns.append(own)
-    every = [fit.errors for _, fit in models]
-    record = {
+        columns.append(gene_slot(shape[1], part.expression.columns, fit.errors))
+    return sites, np.concatenate(columns, axis=1), errors_record([fit.errors for _, fit in models])
+
+
+def gene_slot(n_vars: int, columns: np.ndarray, errors: Errors) -> np.ndarray:
+    """What lasts of an error, and the loadings, of the genes in some columns; float32, (n_vars, 1 + factors)."""
+    found = np.zeros((n_vars, 1 + errors.loadings.shape[1]), np.float32)
+    found[columns] = np.column_stack([errors.lasting, errors.loadings])
+    return found
+
+
+def errors_record(every: list[Errors]) -> dict[str, np.ndarray]:
+    """What is neither of a site nor of a gene, of the models one after the other."""
+    return {
         "probabilities": PROBABILITIES,
         "quantiles": np.concatenate([errors.quantiles for errors in every]),
         "ranges": RANGES,
         "factors": np.concatenate([errors.factors for errors in every]),
         "own": np.stack([errors.own for errors in every]),
-        "columns": np.array([own.shape[1] for own in columns]),
+        "columns": np.array([1 + errors.loadings.shape[1] for errors in every]),
     }
-    return sites, np.concatenate(columns, axis=1), record
 
 
 @dataclass(frozen=True)

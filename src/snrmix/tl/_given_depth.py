@@ -8,7 +8,7 @@ import numpy as np
 
 from snrmix.data.results import DEPTH, FOLD
 from snrmix.engine.at_depth import GivenDepth
-from snrmix.engine.depth import constant_share_at, move_depth, pooled_share, tabulate_moments
+from snrmix.engine.depth import constant_share_at, gene_rates, move_depth, tabulate_moments
 from snrmix.tl._held_out import HeldOut
 
 
@@ -41,12 +41,12 @@ class HeldOutDepth:
             return values
         typical = typical[self.spots.rows]
         rows, depth, _ = self._train
-        share = pooled_share(self.spots.expression.values[rows][:, genes], depth)
+        share = gene_rates(self.spots.expression.values[rows][:, genes], depth)
         moments = tabulate_moments(np.concatenate([depth, self.assumed, typical]))
         return move_depth(values, moments, share, typical, self.assumed).astype(np.float64)
 
     def alone(self, genes: np.ndarray) -> GivenDepth | None:
-        """Genes of constant share at the depths of the spots, and at those assumed; ``None`` where depths are unknown."""
+        """Genes that follow depth alone, at the depths of the spots, and at those assumed; ``None`` where depths are unknown."""
         if self.spots.depth is None:
             return None
         rows, depth, library = self._train

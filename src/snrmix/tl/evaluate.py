@@ -66,7 +66,7 @@ def evaluate(
         ``moran_observed``, ``moran_predicted``
             Moran's I over the 6 nearest held-out spots of the same library; NaN where constant.
         ``mse_depth``, ``pearson_given_depth``, ``explained_given_depth``
-            Squared error of depth alone, a gene of constant share at the depth that is predicted for the spot; correlation
+            Squared error of depth alone, a gene that follows it at the depth that is predicted for the spot; correlation
             and share of the squared error explained beyond what the gene's share and the depth of the spot say.
         ``mse_without_shallow``, ``mse_ratio_without_shallow``, ``pearson_without_shallow``
             Without the tenth of the held-out spots that has the fewest counts.

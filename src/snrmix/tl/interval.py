@@ -37,6 +37,13 @@ def interval(data, level: float = 0.9, *, key: str = "snrmix", table_key: str | 
     ------
     KeyError, ValueError
         When there is no result under ``key``, or ``level`` is out of range.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured")
+    >>> low, high = snrmix.tl.interval(adata, level=0.9)
+    >>> bool((low <= high).all())
+    True
     """
     result = Result.find(data, key, table_key)
     quantiles = quantiles_in_sds(result.record["calibration"], level)

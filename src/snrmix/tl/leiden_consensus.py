@@ -60,6 +60,12 @@ def leiden_consensus(
         Without ``igraph`` and without a ``function``.
     KeyError, ValueError
         When there is no such result, an argument is out of range, or ``function`` returns no label per spot.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured")
+    >>> snrmix.tl.leiden_consensus(adata, resolution=0.8)
+    >>> stable = adata.obs["leiden_consensus_stability"] > 0.8
     """
     result = Result.find(data, key, table_key)
     n_draws = whole_number("n_draws", n_draws, 2)

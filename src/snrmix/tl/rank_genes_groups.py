@@ -75,6 +75,12 @@ def rank_genes_groups(
     ValueError
         When there is one group only, a group has fewer than two spots or none that was measured, or ``n_draws`` is too
         small.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured")
+    >>> snrmix.tl.rank_genes_groups(adata, "region")
+    >>> table = sc.get.rank_genes_groups_df(adata, "tumour")
     """
     result = Result.find(data, key, table_key)
     choice("method", method, METHODS)

@@ -68,6 +68,13 @@ def spatial_autocorr(
         When there is no such result, graph or gene.
     ValueError
         When an argument is out of range, or ``n_draws`` is too small.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured")
+    >>> sq.gr.spatial_neighbors_knn(adata)
+    >>> snrmix.tl.spatial_autocorr(adata)
+    >>> most_variable = adata.uns["moranI"].head()
     """
     import squidpy as sq
     from scipy.stats import false_discovery_control

@@ -47,6 +47,11 @@ def summarise(result: pd.DataFrame, reference: str | None = None) -> pd.DataFram
     ------
     KeyError, ValueError
         When columns are missing, a method was not run on every split, or there is no such reference.
+
+    Examples
+    --------
+    >>> result = snrmix.tl.benchmark(adata, ["mean", "ridge", "kriging"], splits=2)
+    >>> table = snrmix.tl.summarise(result, reference="kriging")
     """
     columns = ("split", "method", "gene", "mse", "mse_mean", "pearson")
     missing = [name for name in columns if name not in result]

@@ -254,7 +254,7 @@ def image_record(source: Source, features: Features) -> dict:
         "scale_known": bool(np.isfinite(sites.um_per_px).all()),
     }
     if features.record is not None:
-        record |= {name: features.record[name] for name in ("scales", "patch_side")}
+        record |= {name: features.record[name] for name in ("scales", "scales_by", "patch_side")}
         record["read"] = {storable(name): one for name, one in features.images.items()}
     return record
 

@@ -253,3 +253,32 @@ def test_pixel_strategies_work_here_and_not_on_features(noise, section_of, two_f
     with pytest.raises(ValueError, match="CutMix mixes pixels"):
         fit_network(section, two_folds(40), CutMix(), Losses(), Training(), 0)
     assert np.isfinite(fit(section, noise(), mixing=CutMix()).out_of_fold).all()
+
+
+def test_a_gpu_without_room_gets_half_the_batch(fitted, TinyEncoder, fit, caplog):
+    """A batch of b pairs is 3 b patches: with room for 12 of them, pairs of 8 become pairs of 4, and predictions go in parts."""
+
+    class Small(TinyEncoder):
+        def forward(self, patches):
+            if len(patches) > 12:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().forward(patches)
+
+    section, pixels, _ = fitted
+    with caplog.at_level("INFO", "snrmix"):
+        found = fit(section, pixels, encoder=Small())
+    assert "no room for batches of 8; going on with 4" in caplog.text
+    expected = fit(section, pixels, batch_size=4)
+    assert same(found, expected) and found.options.batch_size == 4
+    np.testing.assert_allclose(found.predict(PatchStore.of(pixels)), expected.predict(PatchStore.of(pixels)), atol=1e-5)
+
+
+def test_a_gpu_without_room_for_one_patch_is_said(fitted, TinyEncoder, fit):
+    class Full(TinyEncoder):
+        def forward(self, patches):
+            if patches.requires_grad or len(patches) != 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().forward(patches)
+
+    with pytest.raises(MemoryError, match="no room for .* at once.*accelerator='cpu'"):
+        fit(*fitted[:2], encoder=Full())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from snrmix._log import logger
+from snrmix._memory import halved
+from snrmix._progress import stage
 from snrmix.engine.finetune.blocks import checkpoint_blocks, trained_parameters
 from snrmix.engine.finetune.finetuner import Finetuner
-from snrmix.engine.finetune.patch_network import CHUNK, PatchNetwork, encode_scales, predict
+from snrmix.engine.finetune.patch_network import PatchNetwork, encode_scales, predict, without_gradients
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
@@ -23,6 +26,8 @@ from snrmix.engine.patches import PatchStore, to_float
 from snrmix.engine.scaling import PENALTIES, standard_scale
 from snrmix.engine.section import Section
 from snrmix.engine.trainer import device_of, train
+
+SMALLEST_BATCH = 2  # of pairs
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def fit_finetuned(
     encoder, own = copy.deepcopy(encoder).cpu().eval(), patches[section.measured]
     weights, targets, held_out = [], [], []
     history = {"train_loss": [], "validation_mse": [], "best_epoch": []}
-    with isolate_rng():
+    with stage("fine-tuning", len(folds) * options.max_epochs), isolate_rng():
         features = first_features(encoder, own, options)
         trained = trained_parameters(encoder, options.part == "last", example(own))
         _report(encoder, trained, own, options)
@@ -114,10 +119,13 @@ def fit_finetuned(
             target = make_targets(section.expression, fold.train)
             library = section.library[section.measured]
             table = partner_table([target], [fold], section.neighbours, mixing, own_seed, library)
-            network = first_network(encoder, trained, features, target, fold, options)
-            module = Finetuner(network, own, target, fold, table, mixing, losses, options, own_seed)
-            train(module, options, options.clip)
-            selection, module.selection = module.selection, None
+
+            def start(options, target=target, fold=fold, table=table, own_seed=own_seed):
+                network = first_network(encoder, trained, features, target, fold, options)
+                return Finetuner(network, own, target, fold, table, mixing, losses, options, own_seed)
+
+            module, options = train_within_memory(start, options)
+            network, selection, module.selection = module.network, module.selection, None
             kept = selection.kept[0] | {"centre": network.centre, "inverse_scale": network.inverse_scale}
             weights.append({name: value.cpu() for name, value in kept.items()})
             targets.append(target)
@@ -132,6 +140,19 @@ def fit_finetuned(
     }
     out_of_fold = join_folds(section.expression.shape, folds, targets, held_out)
     return FinetunedFit(encoder, weights, targets, out_of_fold, history, options)
+
+
+def train_within_memory(start: Callable[[Finetuning], Finetuner], options: Finetuning) -> tuple[Finetuner, Finetuning]:
+    """A trained network, and the options it was trained with: where a GPU has no room, it starts again with half the batch."""
+    while True:
+        module = start(options)
+        try:
+            train(module, options, options.clip)
+        except torch.OutOfMemoryError as error:
+            del module
+            options = replace(options, batch_size=halved(options.batch_size, SMALLEST_BATCH, error))
+            continue
+        return module, options
 
 
 def check_encoder(encoder, name: str) -> None:
@@ -165,13 +186,13 @@ def first_features(encoder: torch.nn.Module, patches: PatchStore, options: Finet
             f"{type(encoder).__name__} returned {shape}; expected a tensor (patches, features): pool over the image."
         )
     device = device_of(options)
-    read, parts = patches.reader(device), []
+    read = patches.reader(device)
     encoder.to(device)
-    with torch.no_grad():
-        for rows in torch.arange(len(patches)).split(CHUNK):
-            parts.append(encode_scales(encoder, to_float(read(rows)), options.precision).cpu())
+    features = without_gradients(
+        lambda rows: encode_scales(encoder, to_float(read(rows)), options.precision).cpu(), torch.arange(len(patches))
+    )
     encoder.cpu()
-    features = torch.cat(parts).numpy()
+    features = features.numpy()
     if not np.isfinite(features).all():
         raise ValueError(f"{type(encoder).__name__} returned values that are not finite (NaN or infinity).")
     return features

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from snrmix._memory import in_parts
 from snrmix.engine.patches import to_float
 
 CHUNK = 64  # sites encoded at once without gradients
@@ -48,13 +51,23 @@ class PatchNetwork(torch.nn.Module):
 
 def predict(network: PatchNetwork, weights: dict[str, torch.Tensor], read, rows: torch.Tensor) -> torch.Tensor:
     """Outputs for sites, (len(rows), outputs), with other weights than its own; its mode is left as it was."""
-    training, parts = network.training, []
+    training = network.training
     network.eval()
-    with torch.no_grad():
-        for some in rows.split(CHUNK):
-            parts.append(torch.func.functional_call(network, weights, to_float(read(some))))
+    outputs = without_gradients(lambda some: torch.func.functional_call(network, weights, to_float(read(some))), rows)
     network.train(training)
-    return torch.cat(parts)
+    return outputs
+
+
+def without_gradients(compute: Callable, rows: torch.Tensor) -> torch.Tensor:
+    """What ``compute`` gives for chunks of the rows, or for less where a GPU has no room for them, joined."""
+    with torch.no_grad():
+        return torch.cat(
+            [
+                part
+                for some in rows.split(CHUNK)
+                for part in in_parts(lambda own, some=some: compute(some[own]), len(some))
+            ]
+        )
 
 
 def encode_scales(encoder: torch.nn.Module, patches: torch.Tensor, precision: str) -> torch.Tensor:

@@ -30,6 +30,10 @@ class CMixup(Mixing):
         Bandwidth as a share of the median distance between random pairs.
     alpha
         Parameter of the Beta distribution of the mixing share.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", mix=snrmix.CMixup(sigma=0.5))
     """
 
     sigma: float = 0.25
@@ -90,6 +94,10 @@ class RCMixup(CMixup):
         Share of ``max_epochs`` during which all spots are.
     alpha
         Parameter of the Beta distribution of the mixing share.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", mix=snrmix.RCMixup())
     """
 
     alpha: float = 2.0

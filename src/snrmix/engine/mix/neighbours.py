@@ -52,6 +52,10 @@ class SNRMixing(Mixing):
     ------
     ValueError
         When a number is not positive, or a choice unknown.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", mix=snrmix.SNRMixing(k=10))
     """
 
     k: int = 30

@@ -19,6 +19,10 @@ class CutMix(Mixup):
     Its sides are ``sqrt(1 - lambda)`` of the patch's, its centre lies anywhere, and what lies outside is cut off; labels are
     mixed by area. All batches are mixed, as the authors do for ImageNet (half of them for CIFAR). (In the authors' program
     all pairs of a batch share one box; here every pair has its own.)
+
+    Examples
+    --------
+    >>> options = {"finetune": True, "mix": snrmix.CutMix()}  # of snrmix.tl.impute: it needs pixels
     """
 
     needs_pixels = True
@@ -83,6 +87,10 @@ class CellMix(Mixing):
         Share of ``max_epochs`` with this share, and cells of twice ``cell``.
     probability
         That a batch is mixed at all.
+
+    Examples
+    --------
+    >>> options = {"finetune": True, "mix": snrmix.CellMix()}  # of snrmix.tl.impute: it needs pixels
     """
 
     cell: int = 16

@@ -46,6 +46,10 @@ class PuzzleMix(Mixup):
         Weights as above; the authors' beta, gamma, eta and epsilon.
     seam
         Pixels on both sides of a seam that are compared.
+
+    Examples
+    --------
+    >>> options = {"finetune": True, "mix": snrmix.PuzzleMix()}  # of snrmix.tl.impute: it needs pixels
     """
 
     grids: tuple[int, ...] = (2, 4, 8, 16)

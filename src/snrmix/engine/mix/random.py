@@ -13,7 +13,12 @@ from snrmix.engine.mix.base import Mixing, beta, random_partners, register
 @register("none")
 @dataclass(frozen=True)
 class NoMixing(Mixing):
-    """Plain training: every spot is its own partner."""
+    """Plain training: every spot is its own partner.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", mix=snrmix.NoMixing())
+    """
 
     k: int = 0
 
@@ -34,6 +39,10 @@ class Mixup(Mixing):
     ----------
     alpha
         Parameter of the Beta distribution of the mixing share.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", mix=snrmix.Mixup(alpha=0.4))
     """
 
     alpha: float = 1.0
@@ -66,6 +75,10 @@ class MixupWithoutHesitation(Mixup):
         Parameter of the Beta distribution of the mixing share.
     explore, exploit
         Shares of ``max_epochs`` at which the second stage and the third stage begin.
+
+    Examples
+    --------
+    >>> snrmix.tl.impute(adata, measured="measured", mix=snrmix.MixupWithoutHesitation())
     """
 
     alpha: float = 0.5

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix._progress import stage
 from snrmix.engine.at_depth import GivenDepth
-from snrmix.engine.folds import Fold
+from snrmix.engine.folds import Fold, fold_numbers
 from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.reliability import better_than_all, compact_groups, pattern_is_real
@@ -39,6 +40,7 @@ class Scores:
     n_spots: int
 
 
+@stage("scores")
 def reference_values(section: Section, folds: list[Fold], elsewhere: bool) -> dict[str, np.ndarray]:
     """Out-of-fold values of the predictors that ours is compared with, by name, each float32, (measured, genes).
 
@@ -64,6 +66,7 @@ def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
     return means
 
 
+@stage("scores")
 def score_libraries(
     section: Section, methods: dict[str, np.ndarray], centres: dict[str, np.ndarray], references: list[str],
     folds: list[Fold], scored: np.ndarray, seed: int, alone: GivenDepth | None = None,
@@ -110,20 +113,12 @@ def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: n
     return pattern_is_real(*(v[rows] for v in values), known, predicted, part, group, rng)
 
 
-def fold_numbers(folds: list[Fold], n: int) -> np.ndarray:
-    """Number of the fold that holds a spot out, -1 where none does, shape (n,); two halves where there is one fold."""
-    number = np.full(n, -1)
-    for k, fold in enumerate(folds):
-        number[fold.held_out] = k if len(folds) > 1 else np.arange(len(fold.held_out)) % 2
-    return number
-
-
 def scores_given_depth(
     observed: np.ndarray, ours: np.ndarray, alone: GivenDepth | None, rows: np.ndarray
 ) -> pd.DataFrame:
-    """What is predicted beyond depth: correlation of, and squared error explained in, the deviations from constant share.
+    """What is predicted beyond depth: correlation of, and squared error explained in, the deviations from depth alone.
 
-    Observed values deviate from a gene of constant share at the depth that the spot has, predictions from one at the
+    Observed values deviate from a gene that follows depth alone, at the depth that the spot has, predictions from one at the
     depth that is predicted: a prediction of depth, right or wrong, counts for nothing.
 
     Returns

@@ -22,8 +22,8 @@ def gene_scores(
     Returns
     -------
     dict
-        ``pearson`` (0 where either is constant), ``mse``, and ``explained``: 1 - MSE / MSE of the baseline (0 where
-        the gene is constant). Each float64, shape (genes,).
+        ``pearson`` (0 where either is constant), ``mse``, and ``explained``: the share of the squared error of the
+        baseline that is removed (0 where the gene is constant). Each float64, shape (genes,).
     """
     error = np.mean((predicted - observed) ** 2, axis=0, dtype=np.float64)
     reference = np.mean((baseline - observed) ** 2, axis=0, dtype=np.float64)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from snrmix.engine.at_depth import shrunk
 from snrmix.engine.neighbours import clusters
 from snrmix.engine.slices import gene_slices
 
@@ -68,7 +69,7 @@ def pattern_is_real(
 ) -> np.ndarray:
     """Genes that are predicted better than by their mean, and better than by depth alone, as in `better_than_all`.
 
-    Against depth, the deviation of the prediction from a gene of constant share, at the depth that is predicted, is added
+    Against depth, the deviation of the prediction from a gene that follows depth alone, at the depth that is predicted, is added
     to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Like the weights of
     the stack, a factor from 0 to 1 that the other folds say takes off what deviations have too much.
 
@@ -77,7 +78,7 @@ def pattern_is_real(
     observed, ours, mean
         Shape (n, genes), of the spots to compare on; ``mean`` may be broadcast.
     known, predicted
-        Genes of constant share at the depths that spots have and that are predicted, shape (n, genes); ``None`` where
+        Genes that follow depth alone, at the depths that spots have and that are predicted, shape (n, genes); ``None`` where
         depths are not known: then the mean alone is compared with.
     fold, group
         Shape (n,): the fold that held a spot out, and its compact group.
@@ -99,17 +100,6 @@ def pattern_is_real(
         return found
 
     return significant(gains, observed.shape[1], group, rng)
-
-
-def shrunk(observed: np.ndarray, pattern: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """A pattern times the factor, 0 to 1, that fits the observed best in the other folds, shape (n, genes)."""
-    cross, square = observed * pattern, pattern**2
-    total_cross, total_square, found = cross.sum(0), square.sum(0), np.empty_like(pattern)
-    for k in np.unique(fold):
-        own = fold == k
-        factor = (total_cross - cross[own].sum(0)) / np.maximum(total_square - square[own].sum(0), 1e-12)
-        found[own] = np.clip(factor, 0, 1) * pattern[own]
-    return found
 
 
 def significant(

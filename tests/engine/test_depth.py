@@ -1,0 +1,75 @@
+"""What depth does by itself, against counts drawn at other depths."""
+
+import numpy as np
+import pytest
+
+from snrmix.engine.at_depth import kept_share, shrunk
+from snrmix.engine.depth import constant_share_at, gene_rates, pooled_share, tabulate_moments
+from snrmix.engine.scores.reliability import compact_groups, pattern_is_real
+
+SHARE = np.geomspace(2e-4, 5e-3, 30)
+
+
+def drawn(rng, depth, scatter):
+    """log1p(counts per 10,000) of genes whose shares scatter (squared coefficient of variation), and follow nothing."""
+    shape = len(depth), len(SHARE)
+    factor = rng.gamma(1 / scatter, scatter, shape) if scatter else np.ones(shape)
+    return np.log1p(1e4 * rng.poisson(SHARE * factor * depth[:, None]) / depth[:, None]).astype(np.float32)
+
+
+@pytest.mark.parametrize("scatter", [0, 0.3, 1.0])
+def test_shares_of_a_gene_are_those_that_it_has(scatter):
+    rng = np.random.default_rng(0)
+    depth = rng.lognormal(7.5, 1, 4000)
+    rates = gene_rates(drawn(rng, depth, scatter), depth)
+    assert np.median(rates.mean(0) / SHARE) == pytest.approx(1, abs=0.03)
+    found = np.median(rates.var(0) / rates.mean(0) ** 2)
+    assert found == pytest.approx(0.77 * scatter, abs=0.06)  # eight parts have somewhat less variance than the whole
+
+
+@pytest.mark.parametrize("scatter", [0, 1.0])
+def test_means_at_other_depths_are_those_of_counts_there(scatter):
+    """Error of the mean at 300 and 10,000 counts: .02 in the median over genes, .1 without the scatter where there is some."""
+    rng = np.random.default_rng(1)
+    depth = rng.lognormal(7.5, 0.5, 3000)
+    expression, library = drawn(rng, depth, scatter), np.zeros(3000, int)
+    poisson = pooled_share(expression, depth)
+    for other in (300.0, 10_000.0):
+        true = drawn(rng, np.full(4000, other), scatter).mean(0)
+        found = constant_share_at(expression, depth, library, np.zeros(1, int), np.array([other]))[0]
+        assert np.median(np.abs(found - true)) < 0.04
+        if scatter:
+            moments = tabulate_moments(np.append(depth, other))
+            without = (
+                expression.mean(0) + moments.mean(poisson, np.array([other]))[0] - moments.mean(poisson, depth).mean(0)
+            )
+            assert np.median(np.abs(without - true)) > 2 * np.median(np.abs(found - true))
+
+
+def test_genes_that_scatter_are_not_reliable_where_depth_is_known_and_varies():
+    """Shares without any pattern, depths from 5 to 10,000; none is called, and with Poisson counts alone a third."""
+    rng = np.random.default_rng(2)
+    xy = np.stack(np.meshgrid(np.arange(50), np.arange(50)), -1).reshape(-1, 2).astype(float)
+    log_depth = 6.5 + 1.6 * np.sin(xy[:, 0] / 6) + 0.6 * rng.standard_normal(len(xy))
+    depth, guess = np.exp(log_depth), np.exp(6.5 + 1.6 * np.sin(xy[:, 0] / 6))
+    expression, library = drawn(rng, depth, 1.0), np.zeros(len(xy), int)
+    fold, group = np.arange(len(xy)) % 5, compact_groups(xy, library, rng)
+    known, predicted = (constant_share_at(expression, depth, library, library, at) for at in (depth, guess))
+    moments, share = tabulate_moments(np.append(depth, guess)), pooled_share(expression, depth)
+    base = expression.mean(0) - moments.mean(share, depth).mean(0)
+    called = []
+    for alone in ((known, predicted), (base + moments.mean(share, depth), base + moments.mean(share, guess))):
+        how = expression, predicted, np.broadcast_to(expression.mean(0), expression.shape), *alone, fold, group
+        called.append(pattern_is_real(*how, np.random.default_rng(0)).mean())
+    assert called[0] == 0 and called[1] > 0.25
+
+
+def test_as_much_of_a_pattern_is_kept_as_was_seen():
+    rng = np.random.default_rng(3)
+    pattern, noise = rng.standard_normal((2, 500, 4))
+    rest = pattern * np.array([1.5, 0.5, 0.0, -1.0]) + 0.1 * noise
+    np.testing.assert_allclose(kept_share(rest, pattern), [1, 0.5, 0, 0], atol=0.02)
+    fold = np.arange(500) % 2
+    np.testing.assert_allclose(shrunk(rest, pattern, fold), pattern * kept_share(rest, pattern), atol=0.1)
+    spoilt = np.where(fold[:, None] == 0, 10 * pattern, rest)  # what a fold shows is not used for itself
+    np.testing.assert_allclose(shrunk(spoilt, pattern, fold)[fold == 0], shrunk(rest, pattern, fold)[fold == 0])
