@@ -84,7 +84,8 @@ def with_known_genes(
     genes
         So many of highest mean are named in ``var["kind"]``; the others are ``""``.
     constant
-        So many of them get Poisson counts of the share that they have of all counts, at the depths of the spots.
+        So many of them get Poisson counts of the share that they have of all counts, of the same at every spot: the other
+        counts of a spot, as replaced, set its depth.
     noise
         So many get Poisson counts of shares that scatter around theirs, exponentially distributed, and follow nothing.
     permuted
@@ -98,11 +99,16 @@ def with_known_genes(
     known = constant + noise + permuted
     kind[best] = np.repeat(["constant", "noise", "permuted", "real"], [constant, noise, permuted, genes - known])
     columns = counts[:, best[:known]].toarray()
-    expected = columns.sum(0) / depth.sum() * depth[:, None]
-    expected[:, constant:] *= rng.exponential(1, expected[:, constant:].shape)
-    replaced = rng.poisson(expected)
+    share, replaced = columns.sum(0) / depth.sum(), np.empty_like(columns)
+    scatter = rng.exponential(1, (len(depth), noise))
+    replaced[:, constant : constant + noise] = rng.poisson(
+        share[constant : constant + noise] * scatter * depth[:, None]
+    )
     for gene in range(constant + noise, known):
         replaced[:, gene] = np.floor(rng.permutation(columns[:, gene] / depth) * depth + rng.random(len(depth)))
+    others = depth - columns.sum(1) + replaced[:, constant:].sum(1)
+    total = np.maximum(others, 1) / (1 - share[:constant].sum())
+    replaced[:, :constant] = rng.poisson(share[:constant] * total[:, None])
     values = counts.tolil()
     values[:, best[:known]] = replaced
     changed = adata.copy()

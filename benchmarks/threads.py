@@ -28,6 +28,10 @@ from sections import DATA, RESULTS, machine, write_table
 from snrmix.plan.threads import available_threads
 
 COMMAND = [sys.executable, "-m", "snrmix.cli", "impute"]
+CAPTION = (
+    "Threads: what a run costs beside other busy processes, in fair shares: 1 when it is given what each of them is given, and "
+    "wastes nothing"
+)
 NOTEBOOK = """
 import sys, anndata, snrmix
 adata = anndata.read_h5ad(sys.argv[1])
@@ -69,7 +73,7 @@ def main() -> None:
         f"{options.section}, {options.genes} genes, the whole command. {threads} processors; load before the start {load:.1f}. "
         f"Fair shares: what a busy process was given meanwhile over the {needed:.1f} s that the run needs. {machine()}."
     )
-    print("\n" + write_table(pd.DataFrame(rows, columns=columns), options.out / "threads", "Threads", note, decimals=2))
+    print("\n" + write_table(pd.DataFrame(rows, columns=columns), options.out / "threads", CAPTION, note, decimals=2))
 
 
 def words(way, options, folder: str) -> list[str]:

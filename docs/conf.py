@@ -46,7 +46,7 @@ if os.environ.get("READTHEDOCS"):
         "torch": ("https://docs.pytorch.org/docs/stable/", None),
     }
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tutorials are executed by the tests and shown with their stored output
 
@@ -63,11 +63,6 @@ sys.path.insert(0, str(HERE))
 from _tutorials import cards, copy_tutorials  # noqa: E402
 
 TUTORIALS = copy_tutorials(HERE.parent / "tutorials", HERE / "tutorials")
-
-PICTURE = "_static/demo.png"
-CAPTION = "A gene over the tissue: measured at some spots, and imputed at all of them."
-myst_substitutions = {"demo_picture": f"![{CAPTION}]({PICTURE})" if (HERE / PICTURE).is_file() else ""}
-
 
 # Programs in benchmarks/ write tables with --out docs/_tables; those that are there are shown.
 TABLES_HERE = "% tables of docs/_tables"

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 BLOCK = re.compile(r"```python\n(.*?)```(?:\s*!\[[^\]]*\]\((_static/gallery/\w+\.png)\))?", re.DOTALL)
-COLOURS = 128  # of a picture: a quarter of the bytes, and nobody sees it
+COLOURS = 256  # of a picture: a third of the bytes, and nobody sees it
 
 
 def prepare(small: bool = False) -> dict:

@@ -2,11 +2,15 @@
 
 import json
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import snrmix
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,3 +67,24 @@ def test_a_user_runs_the_command(steps):
     assert last["USER"] != "root"
     assert json.loads(last["ENTRYPOINT"]) == ["snrmix"]
     assert [name for name, _ in steps].index("USER") > max(i for i, (name, _) in enumerate(steps) if name == "RUN")
+
+
+def test_what_is_copied_is_enough_to_install(steps, tmp_path):
+    """Version, readme and licence of the package are among it."""
+    for name, rest in steps:
+        if name == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy2(ROOT / source, tmp_path / source)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert wheel.name == f"snrmix-{snrmix.__version__}-py3-none-any.whl"

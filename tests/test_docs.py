@@ -1,7 +1,7 @@
 """What the documentation says runs as written, names what there is, and links to what is there.
 
 Code blocks of a page run in order, in one namespace, in a folder of their own. Only three things are prepared: a small
-section under the names that the pages use, the files that they open, and cheap defaults (a colour encoder, two epochs)
+section under the names that the pages use, the files that they open, and cheap defaults (a colour encoder, two epochs, one split)
 where a call says nothing else. A block that cannot run here has a comment ``not run: REASON`` in the source of the page.
 """
 
@@ -38,7 +38,17 @@ ELSEWHERE = {  # examples that other tests run, or that need what is not there
     "pl.report": "tests/pl/test_report.py",
     "io.Description": "what snrmix.io.describe returns",
 }
-GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "PTPRC")
+GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "CD74")
+
+
+def _resolve(name: str):
+    found = snrmix
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+EXAMPLES = {name: doctest.DocTestParser().get_examples(_resolve(name).__doc__ or "") for name in PUBLIC}
 
 
 def blocks(page: Path) -> list[tuple[int, str, str | None]]:
@@ -78,16 +88,25 @@ def prepared():
     return {"adata": a, "a": a, "b": b, "slides": slides, "image": image}
 
 
-def _fewer_genes(options: dict) -> dict:
-    """A number of genes is at most half of the section's."""
-    return options | {"genes": 20} if isinstance(options.get("genes"), int) else options
+SYNTHETIC = snrmix.datasets.synthetic_tissue
+
+
+def _small_tissue(n_rows: int = 12, n_genes: int = 40, **options) -> ad.AnnData:
+    """A section of few rows, however many were asked for."""
+    return SYNTHETIC(min(n_rows, 12), n_genes, **{"image_px_per_pitch": 16, **options})
+
+
+def _fewer(options: dict) -> dict:
+    """A number of genes that the section does not have means all, several splits mean one."""
+    fewer = {"genes": None, "splits": 1}
+    return options | {name: fewer[name] for name in fewer if isinstance(options.get(name), int)}
 
 
 class CheapModel(snrmix.SNRMix):
     """A model that trains for two epochs unless told otherwise."""
 
     def __init__(self, **options):
-        super().__init__(**{"encoder": "colour", **CHEAP, **_fewer_genes(options)})
+        super().__init__(**{"encoder": "colour", **CHEAP, **_fewer(options)})
 
 
 @pytest.fixture
@@ -98,13 +117,14 @@ def cheap(monkeypatch):
         def call(*args, **options):
             fewer = {} if options.get("preset") else CHEAP
             encoder = {} if "use_rep" in options else {"encoder": "colour"}
-            return function(*args, **{**encoder, **fewer, **_fewer_genes(options)})
+            return function(*args, **{**encoder, **fewer, **_fewer(options)})
 
         return call
 
     monkeypatch.setattr(snrmix.tl, "impute", defaults(snrmix.tl.impute))
     monkeypatch.setattr(snrmix.tl, "benchmark", defaults(snrmix.tl.benchmark))
     monkeypatch.setattr(snrmix, "SNRMix", CheapModel)
+    monkeypatch.setattr(snrmix.datasets, "synthetic_tissue", _small_tissue)
     for verb in ("draws", "pool", "rank_genes_groups", "spatial_autocorr", "leiden_consensus"):
         few = partial(getattr(snrmix.tl, verb), n_draws=3)
         monkeypatch.setattr(snrmix.tl, verb, lambda data, *args, few=few, **given: _call(few, data, args, given))
@@ -205,6 +225,7 @@ PREPARED = {
     "evaluate": _without_hold_out,
     "gallery": _gallery,
     "inputs": _stored,
+    "report": _imputed,
     "results": _results,
     "several_slides": _several_slides,
     "what_to_do": _imputed,
@@ -219,11 +240,10 @@ def test_code_is_python(page):
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ELSEWHERE])
 def test_examples_of_the_api_run(name, namespace):
-    examples = doctest.DocTestParser().get_examples(_resolve(name).__doc__ or "")
-    assert examples, f"snrmix.{name} has no example"
+    assert EXAMPLES[name], f"snrmix.{name} has no example"
     if name in NEEDS:
         NEEDS[name](namespace)
-    for example in examples:
+    for example in EXAMPLES[name]:
         said = _run(example.source, namespace)
         assert not example.want or said == example.want, f"{example.source}gives {said}"
 
@@ -272,18 +292,12 @@ NEEDS = {
     ),
     "pl.share": _several,
     "pl.benchmark": _result,
+    "tl.pool": _imputed,
     "tl.evaluate": _without_hold_out,
     "tl.coverage": _without_hold_out,
     "io.write_layer": _store,
     "Encoder": _model,
 }
-
-
-def _resolve(name: str):
-    found = snrmix
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def test_the_api_page_has_every_public_name():

@@ -151,6 +151,8 @@ def test_the_version_stands_in_one_place():
     assert PROJECT["dynamic"] == ["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == snrmix.__version__
     assert registry_entry()["version"] == snrmix.__version__
+    module = ROOT / "workflows" / "nextflow" / "modules" / "snrmix" / "impute" / "environment.yml"
+    assert f"snrmix=={snrmix.__version__}" in module.read_text()
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert f"## [{snrmix.__version__}]" in changelog or f"become {snrmix.__version__}" in changelog
 
@@ -267,6 +269,16 @@ def test_mandatory_api_documentation_of_all_public_functions():
             assert re.search(rf"^\s+(snrmix\.)?{re.escape(full)}$", page, re.MULTILINE), f"docs/api.md lacks {full}"
             thing = getattr(getattr(snrmix, room) if room else snrmix, name)
             assert (thing.__doc__ or "").strip(), f"snrmix.{full} has no docstring"
+
+
+@needs_repository
+def test_mandatory_api_documentation_is_published():
+    published = yaml.safe_load((ROOT / ".readthedocs.yaml").read_text())
+    assert (ROOT / published["sphinx"]["configuration"]).is_file()
+    commands = " ".join(published["build"]["jobs"]["install"])
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    assert set(re.findall(r"--group (\w+)", commands)) == {"doc"} <= set(groups)
+    assert "readthedocs.io" in PROJECT["urls"]["Documentation"]
 
 
 def test_mandatory_data_structures_of_scverse():

@@ -67,6 +67,8 @@ def test_failure_repair_and_rerun(folder):
     assert {path.name for path in (out / "multiqc").iterdir()} == {
         f"{name}_snrmix_{part}mqc.json" for name in "abc" for part in ("", "general_")
     }
+    assert {path.name for path in (out / "reports").iterdir()} == {"a.html", "b.html", "c.html"}
+    assert "<h1>b</h1>" in (out / "reports" / "b.html").read_text()
     assert "61 " in (out / "info" / "b.txt").read_text(), "spots of the section"
     assert int(rows["b"]["n_measured"]) < int(rows["b"]["n_spots"])
     assert json.loads((out / "b.json").read_text())["status"] == "done"

@@ -1,9 +1,21 @@
 import contextlib
 import logging
+import threading
 import warnings
 
+beside = contextlib.nullcontext  # what a bar on the screen makes way with for a line
 
-class _NotebookHandler(logging.StreamHandler):
+
+class Handler(logging.StreamHandler):
+    """Messages, and the bar below them."""
+
+    def emit(self, record):
+        """Write a line."""
+        with beside():
+            super().emit(record)
+
+
+class _NotebookHandler(Handler):
     """Show snrmix's messages unless the application has set up logging itself."""
 
     def emit(self, record):
@@ -34,3 +46,22 @@ def quiet(*names: str):
         finally:
             for other, level in zip(loggers, levels, strict=True):
                 other.setLevel(level)
+
+
+@contextlib.contextmanager
+def kept_warnings():
+    """A list of what the package warns of in the meantime, in this thread; it is logged all the same."""
+    kept: list[str] = []
+    own = threading.get_ident()
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            if record.thread == own:
+                kept.append(record.getMessage())
+
+    handler = Keep(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield kept
+    finally:
+        logger.removeHandler(handler)

@@ -1,12 +1,17 @@
 """Whatever ends a command, the output is whole or as it was, and the exit code tells."""
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
+import pty
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import anndata
@@ -131,20 +136,32 @@ def test_a_folder_that_cannot_be_written_to(section, tmp_path, monkeypatch, caps
     assert capsys.readouterr().err.endswith("out.h5ad' cannot be written: Permission denied.\n")
 
 
-def test_help_is_quick_and_ctrl_c_ends_a_run(section, tmp_path):
+def test_help_is_quick():
     started = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "snrmix.cli", "impute", "--help"], check=True, stdout=subprocess.DEVNULL)
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
     assert seconds < 0.5, "of processor time: what a machine that does nothing else needs"
+
+
+def test_a_terminal_has_bars_and_ctrl_c_ends_a_run(section, tmp_path):
     words = ["impute", str(section), "-o", str(tmp_path / "out.h5ad"), "--encoder", "colour", "--max-epochs", "100000"]
     words += ["--no-early-stopping", "--verbose"]
-    run = subprocess.Popen([sys.executable, "-m", "snrmix.cli", *words], stderr=subprocess.PIPE, text=True)
-    for line in run.stderr:
-        if "snrmix: fill=" in line:
-            break
-    time.sleep(1)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    run = subprocess.Popen([sys.executable, "-m", "snrmix.cli", *words], stderr=theirs, env=environment)
+    os.close(theirs)
+    said = b""
+    while not re.search(rb"training: .*epoch/s", said):
+        said += os.read(ours, 4096)
     run.send_signal(signal.SIGINT)
-    assert "snrmix: error: interrupted" in run.communicate(timeout=60)[1]
-    assert run.returncode == 130
+    with contextlib.suppress(OSError):  # how a terminal says that nobody is there any more
+        while rest := os.read(ours, 4096):
+            said += rest
+    os.close(ours)
+    assert run.wait(60) == 130
+    assert b"embedding histology" in said
+    assert re.search(rb"^snrmix: fill=", said, re.MULTILINE), "without a time"
+    assert b"snrmix: error: interrupted" in said
     assert not list(tmp_path.iterdir())

@@ -51,5 +51,7 @@ def test_clearing_leaves_what_is_always_written(table):
     before = set(Result(table).taken())
     Result(table).clear()
     gone = before - set(Result(table).taken())
-    of_genes = {("var", f"snrmix_{name}") for name in ("weight_network", "weight_kriging", "calibration")}
+    of_genes = {
+        ("var", f"snrmix_{name}") for name in ("weight_network", "weight_kriging", "weight_rates", "calibration")
+    }
     assert gone == {*of_genes, ("obs", "snrmix_depth")}

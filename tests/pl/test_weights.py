@@ -21,3 +21,6 @@ def test_weights_says_when_all_genes_share_one(adata, texts):
     assert f"one weight for all {adata.n_vars} genes" in texts(ax)
     assert [round(bar.get_width(), 2) for bar in ax.patches] == [0.25, 0.7, 0.05]
     assert all(words in texts(ax) for words in ("network 0.25", "kriging 0.70", "mean of the gene 0.05"))
+    adata.var["snrmix_weight_rates"] = 0.1
+    ax = snrmix.pl.weights(adata)
+    assert [round(bar.get_width(), 2) for bar in ax.patches] == [0.25, 0.8]

@@ -8,12 +8,18 @@ import pandas as pd
 import pytest
 
 import snrmix
+from snrmix.engine import sharing
 from snrmix.engine.folds import Fold
+from snrmix.plan.options import read_options
+from snrmix.plan.parts import plan_models
+from snrmix.plan.source import read_source
 from snrmix.plan.splits import settle_neighbours
 
 FAST = {"encoder": "colour", "max_epochs": 2, "n_folds": 2}
 LONGER = {"encoder": "colour", "max_epochs": 15, "n_folds": 3}
 RARE = "gene_3"
+READ = dict.fromkeys(("layer", "genes", "image", "image_key", "um_per_px", "table_key", "library_key", "depth_key"))
+READ |= {"units": "auto", "need_features": False}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def pair():
 @pytest.fixture(scope="module")
 def separate(pair):
     """Both imputed in one call, each with its own model."""
-    return snrmix.tl.impute(pair, measured="measured", n_repeats=2, copy=True, **FAST)
+    return snrmix.tl.impute(pair, measured="measured", share=False, n_repeats=2, copy=True, **FAST)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def few_strips(strips):
 @pytest.fixture(scope="module")
 def with_image_alone(strips):
     """All four imputed; the last is predicted from the others."""
-    return snrmix.tl.impute(strips, measured="measured", fill="all", at_depth="spot", copy=True, **LONGER)
+    return snrmix.tl.impute(strips, measured="measured", fill="all", at_depth="spot", share=False, copy=True, **LONGER)
 
 
 def of(adata, name):
@@ -298,6 +304,97 @@ def test_without_an_image_another_slide_gets_the_mean(pair, caplog):
     )
 
 
+# Both weighed
+
+
+@pytest.fixture(scope="module")
+def weighed(few_strips):
+    """Three slides of one tissue with a third of the spots, half of which are measured: weighed, and each by itself."""
+    measured = np.random.default_rng(1).random(len(few_strips)) < np.where(of(few_strips, "d"), 0, 0.5)
+    how = {"measured": measured, "fill": "all", "at_depth": "spot", "genes": 20, "copy": True, **LONGER}
+    results = {share: snrmix.tl.impute(few_strips, share=share, **how) for share in ("auto", False, True)}
+    return results, measured
+
+
+def test_slides_of_one_tissue_learn_from_each_other(weighed):
+    results, measured = weighed
+    hidden, error = ~measured & ~of(results["auto"], "d"), {}
+    for share, result in results.items():
+        error[share] = snrmix.tl.evaluate(result, hidden).attrs["overall"]["mse_ratio"]
+    assert error["auto"] < error[False] - 0.01 and error["auto"] < error[True] + 0.01
+    result = results["auto"]
+    assert list(result.uns["snrmix"]["models"]) == ["a", "b", "c", "other slides"]
+    assert result.uns["snrmix"]["parameters"]["share"] == "auto"
+    for name in "abc":
+        record = result.uns["snrmix"]["libraries"][name]
+        worth, own = record["sharing"], results[False].uns["snrmix"]["libraries"][name]
+        assert 0 < worth["weight"] <= 1 and worth["mse_ratio_both"] < worth["mse_ratio_own"]
+        assert record["kind"] == "own" and "sharing" not in own
+        for which, scores in (("own", own["scores"]), ("both", record["scores"])):
+            np.testing.assert_allclose(worth[f"mse_ratio_{which}"], scores.loc["snrmix", "mse_ratio"], rtol=1e-4)
+    coverage = snrmix.tl.coverage(result, hidden, levels=[0.9])["observed"].iloc[0]
+    assert 0.8 < coverage < 0.97
+    draw = next(snrmix.tl.draws(result, 1))
+    assert np.isfinite(draw[:, result.var["snrmix_modelled"]]).all()
+
+
+def test_a_slide_that_gains_nothing_keeps_its_own_model(pair, monkeypatch):
+    monkeypatch.setattr(sharing, "SURE", np.inf)
+    own, both = (snrmix.tl.impute(pair, measured="measured", share=s, copy=True, **FAST) for s in (False, "auto"))
+    for name in ("left", "right"):
+        assert both.uns["snrmix"]["libraries"][name]["sharing"]["weight"] == 0
+    for layer in ("snrmix", "snrmix_sd"):
+        np.testing.assert_array_equal(own.layers[layer], both.layers[layer])
+
+
+def test_a_shared_model_holds_out_what_the_models_of_slides_do(pair):
+    source = read_source(pair, measured="measured", use_rep="X_histology", **READ)
+    parts = plan_models(source, read_options(n_folds=3, n_repeats=2, share="auto"))
+    partner = parts[0].partner
+    assert all(part.partner is partner for part in parts) and len(partner.folds) == 6
+    for part in parts:
+        for own, both in zip(part.folds, partner.folds, strict=True):
+            names = partner.sites.names[partner.measured]
+            held_out, train = names[both.held_out], names[both.train]
+            own_names = part.sites.names[part.measured]
+            assert set(own_names[own.held_out]) == set(held_out) & set(own_names)
+            assert set(own_names[own.train]) == set(train) & set(own_names) and own.repeat == both.repeat
+
+
+# Slides of patients
+
+
+def test_all_slides_of_a_patient_are_left_out_together(few_strips, caplog):
+    slides = few_strips.copy()
+    patient = {"a": "one", "b": "one", "c": "two", "d": "three"}
+    slides.obs["patient"] = slides.obs["library_id"].astype(str).map(patient)
+    how = {"measured": ~of(slides, "d"), "genes": 8, "share": False, "copy": True, **FAST}
+    by_slide, by_patient = (snrmix.tl.impute(slides, group_key=key, **how) for key in (None, "patient"))
+    record = by_patient.uns["snrmix"]["libraries"]["d"]
+    assert record["kind"] == "leave-group-out" and by_patient.uns["snrmix"]["parameters"]["group_key"] == "patient"
+    sd = [
+        result[of(slides, "d")].layers["snrmix_sd"][:, result.var["snrmix_modelled"]]
+        for result in (by_slide, by_patient)
+    ]
+    assert sd[1].mean() > sd[0].mean() > 0  # two groups tell less than three slides
+    slides.obs["patient"] = np.where(of(slides, "d"), "two", "one")
+    with caplog.at_level(logging.WARNING):
+        alone = snrmix.tl.impute(slides, group_key="patient", **how)
+    assert "the measured slides are of one group alone, and scores say nothing of another" in caplog.text
+    assert alone.uns["snrmix"]["libraries"]["d"]["kind"] == "leave-library-out"
+
+
+def test_groups_that_cannot_be_are_refused(pair):
+    with pytest.raises(KeyError, match="group_key='patients' is no obs column"):
+        snrmix.tl.impute(pair, group_key="patients")
+    with pytest.raises(TypeError, match="group_key=3 must be the name"):
+        snrmix.tl.impute(pair, group_key=3)
+    mixed = pair.copy()
+    mixed.obs["patient"] = ["x", *["y"] * (mixed.n_obs - 1)]
+    with pytest.raises(ValueError, match="must have one value for all spots of a library; library 'left' has 'x', 'y'"):
+        snrmix.tl.impute(mixed, group_key="patient")
+
+
 # Slides with few measured spots
 
 
@@ -313,13 +410,14 @@ def few(pair):
 def test_few_measured_spots_are_too_few_for_a_model(few, assert_unchanged):
     before = few.copy()
     with pytest.raises(ValueError, match=r"fewer than 20 .*library 'right \(3\)'.*share=True.*unmeasured.*measured="):
-        snrmix.tl.impute(few, measured="measured", **FAST)
+        snrmix.tl.impute(few, measured="measured", share=False, **FAST)
     assert_unchanged(before, few)
 
 
-def test_few_measured_spots_are_no_problem_for_a_shared_model(few, caplog):
+@pytest.mark.parametrize("share", [True, "auto"])
+def test_few_measured_spots_are_no_problem_for_a_shared_model(few, caplog, share):
     with caplog.at_level(logging.WARNING):
-        snrmix.tl.impute(few, measured="measured", share=True, fill="all", genes=10, **FAST)
+        snrmix.tl.impute(few, measured="measured", share=share, fill="all", genes=10, **FAST)
     assert (
         "library 'right': predicted from library 'left' and the few measured spots of 'right'. Scores and intervals come "
         "from regions of library 'left', and are optimistic for another library; 20 or more" in caplog.text
@@ -353,10 +451,10 @@ def test_slides_in_different_units_are_named_whatever_is_asked_for(pair, options
         snrmix.tl.impute(mixed, measured="measured", **options, **FAST)
 
 
-def test_share_is_a_boolean(pair):
-    with pytest.raises(TypeError, match="share='yes' must be True or False"):
+def test_share_is_one_of_three(pair):
+    with pytest.raises(TypeError, match="share='yes' must be True, False or 'auto'"):
         snrmix.tl.impute(pair, share="yes")
-    with pytest.raises(TypeError, match="share='yes' must be True or False"):
+    with pytest.raises(TypeError, match="share='yes' must be True, False or 'auto'"):
         snrmix.tl.benchmark(pair, share="yes")
 
 
@@ -460,7 +558,7 @@ def test_benchmark_leaves_out_a_slide_as_impute_does(few_strips):
         np.testing.assert_allclose(ours[name], scores.loc[ours.index, name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("share", [False, True, "auto"])
 def test_benchmark_scores_slides_as_impute_and_evaluate_do(pair, share):
     splits = [{"share": 0.4, "random_state": 0}]
     genes = [name for name in pair.var_names if name not in (RARE, "gene_5")]

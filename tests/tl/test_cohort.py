@@ -114,6 +114,37 @@ def test_a_rerun_does_what_is_not_done(finished, cohort, cluster):
     (cohort / "junk.h5ad").write_text("no HDF5")
 
 
+def test_pages_about_results(cohort, tmp_path):
+    from snrmix.tl._cohort_unit import run_unit
+
+    path = sheet(cohort, "sample,path\na,a.h5ad", "one.csv")
+    (sample,) = read_sheet(path, [], [])
+    (record,) = run_unit(Unit((sample,), tmp_path, FAST, report=snrmix.pl.report))
+    page = tmp_path / "a.report.html"
+    assert record["report"] == page.name and "<h1>a</h1>" in page.read_text()
+    stored = (tmp_path / "a.h5ad").stat().st_mtime_ns
+    page.unlink()
+    table = snrmix.tl.impute_cohort(path, tmp_path, report=snrmix.pl.report, **FAST)
+    assert page.exists() and (tmp_path / "a.h5ad").stat().st_mtime_ns == stored, "made from the result that is there"
+    assert table.loc["a", "report"] == page.name
+    assert '<a href="a.report.html">report</a>' in (tmp_path / "cohort.html").read_text()
+    table = snrmix.tl.impute_cohort(path, tmp_path, **FAST)
+    assert "report" not in table and "a.report.html" not in (tmp_path / "cohort.html").read_text()
+
+
+def test_a_page_that_fails_costs_no_result(cohort, tmp_path):
+    from snrmix.tl._cohort_unit import run_unit
+
+    def fail(*_, **options):
+        raise RuntimeError("no ink")
+
+    (sample,) = read_sheet(sheet(cohort, "sample,path\na,a.h5ad", "one.csv"), [], [])
+    (record,) = run_unit(Unit((sample,), tmp_path, FAST, report=fail))
+    assert record["status"] == "done" and "report" not in record
+    assert any("the report could not be written: unexpected RuntimeError: no ink" in one for one in record["warnings"])
+    assert (tmp_path / "a.h5ad").exists()
+
+
 def test_what_makes_a_rerun(cohort, tmp_path):
     sample = read_sheet(sheet(cohort, THREE), ["measured"], ["patient"])[0]
     unit = Unit((sample,), tmp_path, FAST)
@@ -258,7 +289,7 @@ def test_micrometres_of_one_sample_are_known_of_all_or_asked_for(cohort, tmp_pat
 
 
 def test_spatialdata_share_a_model_as_anndata_do(cohort, tmp_path):
-    """With an AnnData beside it, and by patient: each comes back as what it was, with the same values."""
+    """Also with an AnnData beside it: each comes back as what it was, with the same values."""
     import spatialdata
 
     from snrmix.tl._cohort_unit import run_unit
@@ -267,25 +298,27 @@ def test_spatialdata_share_a_model_as_anndata_do(cohort, tmp_path):
     for seed, name in enumerate("ab"):
         snrmix.datasets.synthetic_spatialdata(**how, random_state=seed).write(tmp_path / f"{name}.zarr")
         snrmix.datasets.synthetic_tissue(**how, random_state=seed).write_h5ad(tmp_path / f"{name}.h5ad")
-    layers = {}
-    for first, second in (("h5ad", "h5ad"), ("zarr", "zarr"), ("zarr", "h5ad")):
+
+    def impute(first, second, suffix):
         out = tmp_path / f"{first}_{second}"
         out.mkdir()
-        paths = [tmp_path / f"a.{first}", tmp_path / f"b.{second}"]
-        samples = read_sheet(pd.DataFrame({"sample": ["a", "b"], "path": paths}), [], [])
-        records = run_unit(Unit(tuple(samples), out, FAST, suffix=".zarr"))
+        table = pd.DataFrame({"sample": ["a", "b"], "path": [tmp_path / f"a.{first}", tmp_path / f"b.{second}"]})
+        records = run_unit(Unit(tuple(read_sheet(table, [], [])), out, FAST, suffix=suffix))
         assert [record["status"] for record in records] == ["done", "done"], records[0].get("error")
-        for name, kind in (("a", first), ("b", second)):
-            result = (spatialdata.read_zarr if kind == "zarr" else anndata.read_zarr)(out / f"{name}.zarr")
-            layers[out.name, name] = (result["table"] if kind == "zarr" else result).to_df("snrmix").sort_index()
-        if first == "zarr":
-            original, again = spatialdata.read_zarr(paths[0]), spatialdata.read_zarr(out / "a.zarr")
-            assert set(again.images) == set(original.images) and set(again.shapes) == set(original.shapes)
-            assert list(again["table"].obs_names) == list(original["table"].obs_names)
-            assert again["table"].uns["spatialdata_attrs"] == original["table"].uns["spatialdata_attrs"]
-            assert "snrmix_is_measured" not in again["table"].obs
-    for (_, name), layer in layers.items():
-        pd.testing.assert_frame_equal(layer, layers["h5ad_h5ad", name], rtol=1e-4, atol=1e-4)
+        read = anndata.read_h5ad if suffix == ".h5ad" else spatialdata.read_zarr
+        return [read(out / f"{name}{suffix}") for name in "ab"]
+
+    expected = impute("h5ad", "h5ad", ".h5ad")
+    sections = impute("zarr", "zarr", ".zarr")
+    for wanted, section, mixed in zip(expected, sections, impute("zarr", "h5ad", ".h5ad"), strict=True):
+        for table in (section["table"], mixed):
+            layer = table[wanted.obs_names].layers["snrmix"]
+            np.testing.assert_allclose(layer, wanted.layers["snrmix"], rtol=1e-4, atol=1e-4)
+    original = spatialdata.read_zarr(tmp_path / "a.zarr")
+    assert set(sections[0].images) == set(original.images) and set(sections[0].shapes) == set(original.shapes)
+    assert list(sections[0]["table"].obs_names) == list(original["table"].obs_names)
+    assert sections[0]["table"].uns["spatialdata_attrs"] == original["table"].uns["spatialdata_attrs"]
+    assert "snrmix_is_measured" not in sections[0]["table"].obs
 
 
 def test_failures_make_the_exit_code(cohort, tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ def cohort(
     sheet: Path,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], group=OUTPUT)],
+    report: Annotated[bool, Parameter(group=OUTPUT, negative="", show_default=False)] = False,
     session: Session,
     **options,
 ):
@@ -26,14 +27,18 @@ def cohort(
         CSV or TSV with columns `sample` and `path`, and any argument of `snrmix impute` as a further one.
     output
         Folder for results, their records, `cohort.csv` and `cohort.html`.
+    report
+        Write a page about each result too (`SAMPLE.report.html`), which `cohort.html` links to.
     """
     import snrmix
 
     with session.step("cohort"):
-        table = snrmix.tl.impute_cohort(sheet, output, **options)
+        table = snrmix.tl.impute_cohort(sheet, output, report=snrmix.pl.report if report else None, **options)
     done = table["status"] == "done"
-    session.scores = table[done].drop(columns=["status", "error"]).to_dict("index")
+    session.scores = table[done].drop(columns=["status", "error", "report"], errors="ignore").to_dict("index")
     session.files += [*table.loc[done, "output"], str(output / "cohort.csv"), str(output / "cohort.html")]
+    if report:
+        session.files += [str(output / page) for page in table.loc[done, "report"] if page]
     session.more["failed"] = table.loc[~done, "error"].to_dict()
     if not done.all():
         first = table[~done].iloc[0]
@@ -43,4 +48,4 @@ def cohort(
         )
 
 
-COMMAND = Command(cohort, ("tl", "impute_cohort"), without=("samples", "out", "client"))
+COMMAND = Command(cohort, ("tl", "impute_cohort"), without=("samples", "out", "client", "report"))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
@@ -18,7 +17,7 @@ from snrmix.data.flags import read_flags, read_in_tissue, read_mask
 from snrmix.data.genes import missing_genes
 from snrmix.data.sites import Sites
 from snrmix.data.table import matrix_name, matrix_of
-from snrmix.data.units import few_counts, find_totals, read_units, settle_layer, settle_units
+from snrmix.data.units import few_counts, find_totals, other_features, read_units, settle_layer, settle_units
 
 TARGET_SUM = 1e4
 MIN_SPOTS = 5  # a gene seen in fewer measured spots is given its mean
@@ -129,9 +128,10 @@ def read_expression(
     """
     _checks.choice("units", units, ("auto", "counts", "log"))
     rows, by_name = sites.order[measured], np.argsort(np.asarray(table.var_names, dtype=str), kind="stable")
-    values = _read_values(table, rows, layer)[:, by_name]
-    values.sum_duplicates()  # sorts too: sums come out the same, however the matrix was stored
+    values = _read_values(table, rows, layer)
     units, _ = _settle(values, table, rows, layer, units)
+    values = values[:, by_name]
+    values.sum_duplicates()  # sorts too: sums come out the same, however the matrix was stored
     depth = np.asarray(values.sum(axis=1)).ravel() if units == "counts" else _depth_of_logs(values)
     if units == "counts":
         empty = depth == 0
@@ -219,22 +219,38 @@ def warn_of_units(table: AnnData, sites: Sites, measured: np.ndarray, layer: str
 
 def _read_values(table: AnnData, rows: np.ndarray, layer: str | None) -> sparse.csc_matrix:
     values = sparse.csc_matrix(matrix_of(table, layer)[rows], dtype=np.float64)
-    _check_values(values, matrix_name(layer), table.obs_names[rows])
+    _check_values(values, table, rows, layer)
     return values
 
 
-def _check_values(values: sparse.csc_matrix, name: str, spots: pd.Index) -> None:
+def _elsewhere(table: AnnData, layer: str | None) -> str:
+    """Where else the object has expression without negative values."""
+    others = [
+        name for name in table.layers.keys() if name not in (None, layer) and not _has_negative(table.layers[name])
+    ]
+    if others:
+        return f" Others: layer={listing(others, 3)}."
+    has_raw = table.raw is not None and not _has_negative(table.raw.X)
+    return " adata.raw has others: adata = adata.raw.to_adata()." if has_raw else ""
+
+
+def _has_negative(matrix) -> bool:
+    return getattr(matrix, "dtype", np.dtype(object)).kind not in "buif" or bool(matrix.min() < 0)
+
+
+def _check_values(values: sparse.csc_matrix, table: AnnData, spots: np.ndarray, layer: str | None) -> None:
     for problem, bad in (("NaN or infinite", ~np.isfinite(values.data)), ("negative", values.data < 0)):
         if bad.any():
             rows = np.unique(values.indices[bad])
             remedy = "mark these spots as unmeasured with measured=, or choose another layer with layer=."
             if problem == "negative" and len(rows) > 0.5 * len(spots):
                 remedy = (
-                    "they look scaled or centred (z-scores, residuals). Choose the layer with counts or log-normalised values with layer=, or "
-                    "put these back into X."
+                    "they look scaled or centred (z-scores, residuals). Choose the layer with counts or log-normalised values "
+                    f"with layer=, or put these back into X.{_elsewhere(table, layer)}"
                 )
             raise ValueError(
-                f"{problem} values of {name} in {len(rows)} measured spots, e.g. {listing(spots[rows[:1]])}: {remedy}"
+                f"{problem} values of {matrix_name(layer)} in {len(rows)} measured spots, e.g. "
+                f"{listing(table.obs_names[spots[rows[:1]]])}: {remedy}"
             )
 
 
@@ -246,7 +262,7 @@ def _settle(
     totals = find_totals(table, rows)
     units, doubts = settle_units(asked, read_units(values, totals), name, is_log="log1p" in table.uns)
     if units == "counts":
-        doubts += few_counts(values, totals, name, is_sure=asked == "counts")
+        doubts += other_features(table, values) + few_counts(values, totals, name, is_sure=asked == "counts")
     return units, doubts
 
 

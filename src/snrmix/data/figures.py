@@ -7,7 +7,7 @@ from anndata import AnnData
 
 from snrmix.data.results import MODELLED, Result
 
-OURS = ("snrmix", "network", "kriging")
+OURS = ("snrmix", "network", "kriging", "rates")
 REMEDY = "impute again"
 
 

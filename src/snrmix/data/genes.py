@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ OTHER_NAMES = (
     "gene_id",
 )
 SHOWN = 5
+VERSION = re.compile(r"\.\d+$")  # of an Ensembl identifier
 
 
 def missing_genes(table: AnnData, missing: Sequence[str], asked: int) -> str:
@@ -46,9 +48,14 @@ def missing_genes(table: AnnData, missing: Sequence[str], asked: int) -> str:
 
 def _say(table: AnnData, gene: str) -> str:
     for column in _columns(table):
-        found = table.var_names[(table.var[column].astype(str) == gene).to_numpy()]
+        names = table.var[column].astype(str)
+        found = table.var_names[(names == gene).to_numpy()]
+        found = found if len(found) else table.var_names[(names.str.casefold() == gene.casefold()).to_numpy()]
         if len(found):
             return f"{gene!r} (it is {' or '.join(repr(str(name)) for name in found[:2])}, by var[{column!r}])"
+    versions = table.var_names[table.var_names.str.replace(VERSION, "", regex=True) == VERSION.sub("", gene)]
+    if gene.startswith("ENS") and len(versions):
+        return f"{gene!r} (it is {versions[0]!r} here)"
     hint = closest(gene, table.var_names)
     return f"{gene!r} ({hint.strip()})" if hint else f"{gene!r}"
 

@@ -13,6 +13,7 @@ from snrmix._names import listing
 from snrmix.data.identity import as_name
 from snrmix.data.stored import stored_sections
 from snrmix.images.arrays import is_image
+from snrmix.images.kind import say_what_it_shows
 from snrmix.images.source import SectionImage, open_image
 
 
@@ -42,6 +43,12 @@ def stored_images(data, table: AnnData, libraries: tuple[str, ...]) -> tuple[str
     return "uns['spatial']", [name for name, entry in stored_sections(table).items() if entry.get("images")]
 
 
+def _open_given(image, name: str = "image") -> SectionImage:
+    opened = open_image(image, name=name)
+    say_what_it_shows(opened)
+    return opened
+
+
 def given_images(
     image, libraries: tuple[str, ...], where: str, stored: Collection[str]
 ) -> dict[str, Callable[[], SectionImage]]:
@@ -51,7 +58,7 @@ def given_images(
             raise ValueError(
                 f"there are {len(libraries)} libraries ({listing(libraries)}); pass image={{library: image}}."
             )
-        return {libraries[0]: partial(open_image, image)}
+        return {libraries[0]: partial(_open_given, image)}
     given = {as_name(name): one for name, one in image.items()}
     is_misspelt = not set(given) <= set(libraries)
     missing = [name for name in libraries if name not in given and (is_misspelt or name not in stored)]
@@ -60,4 +67,4 @@ def given_images(
             f"image= has no entry for library {listing(missing)}; it has {listing(given)}, and {where} has images of "
             f"{listing(stored)}."
         )
-    return {name: partial(open_image, one, name=f"image of library {name!r}") for name, one in given.items()}
+    return {name: partial(_open_given, one, name=f"image of library {name!r}") for name, one in given.items()}

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.data.flags import may_be_on_tissue
 
 KEY = "spatial"
+SHOWN = 20  # names in a line of code
 # Names of x and y that readers of Space Ranger, Seurat, SpatialExperiment, Xenium, MERSCOPE and CosMx give.
 NAMED = (
     ("pxl_col_in_fullres", "pxl_row_in_fullres"), ("imagecol", "imagerow"), ("x", "y"), ("spatial_x", "spatial_y"),
@@ -50,6 +53,45 @@ def read_positions(table: AnnData) -> np.ndarray:
             + (" Keep these: adata.obsm['spatial'] = np.asarray(adata.obsm['spatial'])[:, :2]." if more else "")
         )
     return positions
+
+
+def which_matter(obs: pd.DataFrame, positions: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Sites of one library that have to lie on image and tissue, and that predictions are for, shape (n,), bool.
+
+    These are the measured ones, and others unless ``in_tissue`` says that they are off the tissue, or they failed and were
+    put at one place. A few of those, far away, would else decide how every gene is scored.
+    """
+    on_tissue = may_be_on_tissue(obs)
+    others = np.flatnonzero(~measured if on_tissue is None else ~measured & on_tissue)
+    _, place, count = np.unique(positions[others], axis=0, return_inverse=True, return_counts=True)
+    matter = measured.copy()
+    matter[others[count[place.ravel()] == 1]] = True
+    return matter
+
+
+def warn_of_repeats(names: np.ndarray, positions: np.ndarray, labels: np.ndarray) -> None:
+    """Name rows of one library that lie at exactly the same place, as failed spots do that were put somewhere.
+
+    Parameters
+    ----------
+    names, positions, labels
+        Of measured rows, shape (n,), (n, 2) and (n,).
+    """
+    frame = pd.DataFrame({"x": positions[:, 0], "y": positions[:, 1], "library": labels})
+    repeated = frame.duplicated(keep=False).to_numpy()
+    if not repeated.any():
+        return
+    found = [str(name) for name in names[repeated]]
+    line = (
+        f"adata[~adata.obs_names.isin({found})].copy()"
+        if len(found) <= SHOWN
+        else "adata[~pd.DataFrame(np.asarray(adata.obsm['spatial'])).duplicated(keep=False).to_numpy()].copy()"
+    )
+    logger.warning(
+        "%d measured spots share their place with another one (%s): the image says the same of them, though their expression "
+        "differs. Where they were put there for want of a position, drop them with adata = %s, or mark them as unmeasured.",
+        len(found), listing(found, 3), line,
+    )  # fmt: skip
 
 
 def named_pair(columns) -> tuple[Hashable, Hashable] | None:

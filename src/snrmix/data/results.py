@@ -20,7 +20,8 @@ UNITS = {"counts": "log1p(counts per 10,000)", "log": "as given (log)"}
 
 SD, MEASURED, MODEL, CALIBRATION, MODELLED = "sd", "measured", "model", "calibration", "modelled"
 DEPTH, FOLD, ERRORS = "depth", "fold", "errors"
-WEIGHTS = ("weight_network", "weight_kriging")
+WARNINGS = "warnings"  # of the record
+WEIGHTS = ("weight_network", "weight_kriging", "weight_rates")
 SCORES = ("pearson", "mse", "explained", "pearson_given_depth", "explained_given_depth", "reliable", "beats_baselines")
 COLUMNS = (*SCORES, MODELLED, *WEIGHTS, CALIBRATION)  # of var
 

@@ -137,7 +137,7 @@ def _write_h5ad(table: AnnData, path: Path, compression: str | None) -> None:
 def write_text(text: str, target: Path) -> None:
     """Store a text whole."""
     with whole(target) as new:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8")
 
 
 def keep_modelled(data, key: str, table_key: str | None = None):

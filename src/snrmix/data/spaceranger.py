@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ MATRICES = (  # the first one that is there; squidpy and scanpy read them
     "raw_feature_bc_matrix.h5",
     "raw_feature_bc_matrix",
 )
+FACTORS, ENDINGS = "scalefactors_json.json", ("png", "jpg", "jpeg")
 POSITIONS = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 COLUMNS = ["in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
 BIN = re.compile(r"square_(\d+)um")
@@ -122,7 +124,7 @@ def _library_of(matrix: Path) -> str | None:
 
 def _read_positions(spatial: Path) -> pd.DataFrame:
     """Rows and columns of the array and pixels, by barcode: parquet, csv with a header, or csv without."""
-    path = next((spatial / name for name in POSITIONS if (spatial / name).exists()), None)
+    path = next((path for name in POSITIONS if (path := _find(spatial, name, f"{name}.gz")) is not None), None)
     if path is None:
         raise FileNotFoundError(f"{str(spatial)!r} has no positions of spots; one of {listing(POSITIONS)} is needed.")
     try:
@@ -168,17 +170,26 @@ def _place(counts: AnnData, positions: pd.DataFrame, folder: Path) -> AnnData:
 
 def _read_images(spatial: Path) -> dict[str, np.ndarray]:
     """Those that Space Ranger made, by their names in the scale factors."""
-    paths = {name: spatial / f"tissue_{name}_image.png" for name in ("hires", "lowres")}
-    return {name: np.asarray(read_file(path).levels[0]) for name, path in paths.items() if path.exists()}
+    paths = {name: _find(spatial, *(f"tissue_{name}_image.{end}" for end in ENDINGS)) for name in ("hires", "lowres")}
+    return {name: np.asarray(read_file(path).levels[0]) for name, path in paths.items() if path is not None}
+
+
+def _find(spatial: Path, *names: str) -> Path | None:
+    """A file by its name, or the only one that has a sample's name before it, as in a public archive."""
+    for name in names:
+        if (spatial / name).exists():
+            return spatial / name
+        like = sorted(spatial.glob(f"*{name}"))
+        if len(like) == 1:
+            return like[0]
+    return None
 
 
 def _read_factors(spatial: Path) -> dict[str, float]:
-    path = spatial / "scalefactors_json.json"
+    path = _find(spatial, FACTORS, f"{FACTORS}.gz")
+    if path is None:
+        raise FileNotFoundError(f"{str(spatial)!r} has no {FACTORS}, which says the images' scale.")
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{str(spatial)!r} has no scalefactors_json.json, which says the images' scale."
-        ) from error
+        return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path)!r} is no JSON: {error}.") from error

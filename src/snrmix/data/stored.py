@@ -65,6 +65,11 @@ def has_stored_image(table: AnnData) -> bool:
     return any(section["images"] for section in stored_sections(table).values())
 
 
+def is_nothing(stored) -> bool:
+    """Whether ``uns["spatial"]`` is absent, ``None`` or empty."""
+    return stored is None or (isinstance(stored, Mapping) and not stored)
+
+
 def number(value) -> float | None:
     """A finite number, of an array of one or text too; ``None`` for anything else."""
     try:

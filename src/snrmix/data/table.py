@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from snrmix import _checks
 from snrmix._names import closest, listing
 from snrmix.data.stored import has_stored_image
 
@@ -31,7 +35,7 @@ def read_table(data, table_key: str | None = None, *, needs_genes: bool = True) 
     elif hasattr(data, "tables") and hasattr(data, "images"):
         table = _choose_table(data, table_key)
     else:
-        raise TypeError(f"data must be an AnnData or a SpatialData, not {type(data).__name__}.")
+        raise TypeError(f"data must be an AnnData or a SpatialData, not {type(data).__name__}.{_how_to_read(data)}")
     if not isinstance(table.obs, pd.DataFrame) or table.isbacked:
         raise ValueError("the object is backed by a file; call adata = adata.to_memory() first.")
     if table.n_obs == 0 or (needs_genes and table.n_vars == 0):
@@ -53,8 +57,25 @@ def read_table(data, table_key: str | None = None, *, needs_genes: bool = True) 
     return table
 
 
+def _how_to_read(data) -> str:
+    """The line that makes an AnnData of what is none."""
+    if isinstance(data, str | os.PathLike):
+        return " Read the file first: anndata.read_h5ad(path), anndata.read_zarr(path) or spatialdata.read_zarr(path)."
+    if isinstance(getattr(data, "mod", None), Mapping):
+        names = list(data.mod)
+        return (
+            f" Choose one of its modalities, {listing(names)}: {type(data).__name__.lower()}.mod[{names[0]!r}]."
+            if names
+            else ""
+        )
+    if isinstance(data, list | tuple | dict) and len(data):
+        return " Put sections together first: anndata.concat(sections, label='slide', index_unique='-', uns_merge='unique')."
+    return " adata.to_adata() makes one." if hasattr(data, "to_adata") else ""
+
+
 def _choose_table(sdata, table_key: str | None) -> AnnData:
     tables = dict(sdata.tables)
+    _checks.key("table_key", table_key, "a table")
     if table_key is not None:
         if table_key not in tables:
             raise KeyError(
@@ -81,6 +102,7 @@ def matrix_of(table: AnnData, layer: str | None):
     KeyError, ValueError, TypeError
         When there is none, or it does not hold numbers.
     """
+    _checks.key("layer", layer, "a layer")
     layers = [name for name in table.layers.keys() if name is not None]
     if layer is not None and layer not in layers:
         raise KeyError(f"layer={layer!r} is not in layers; available: {listing(layers)}.{closest(layer, layers)}")
@@ -109,6 +131,7 @@ def read_representation(table: AnnData, use_rep: str, rows: np.ndarray) -> np.nd
     KeyError, ValueError
         When they are missing, or not finite: every site, measured or not, needs its features.
     """
+    _checks.key("use_rep", use_rep, "an entry of obsm")
     if use_rep not in table.obsm:
         known = list(table.obsm.keys())
         raise KeyError(f"use_rep={use_rep!r} is not in obsm; available: {listing(known)}.{closest(use_rep, known)}")

@@ -9,6 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from snrmix._names import listing
+
 LOG_BELOW = 20.0  # log1p of counts per 10,000 is at most 9.2, and of counts per billion 20.7
 TOTALS = (  # obs columns with the counts of a spot over all genes
     "total_counts", "n_counts", "nCount_Spatial", "nCount_RNA", "nCount_SCT", "nUMI", "n_umi", "n_umis", "total_umis",
@@ -18,6 +20,14 @@ TOTALS = (  # obs columns with the counts of a spot over all genes
 FEWEST_GENES, FEW_GENES = 10, 30  # as counts: fewer are refused, and doubted
 LEAST_SHARE, SMALL_SHARE = 0.2, 0.8  # of the counts of a spot that its genes have: less is refused, and doubted
 SAME_TOTAL, SAME_ROUNDED = 1e-3, 0.01  # relative deviation of the sums of spots
+OTHER_TOTALS = 0.1  # the same, of counts whose depth is still in them
+COUNTS = ("counts", "rounded", "detected", "shifted")
+
+FEATURE_TYPES, GENES = (
+    ("feature_types", "feature_type"),
+    ("gene expression", "gene", "genes", "rna", "mrna", "expression"),
+)
+MOST_OTHER = 0.01  # of the counts
 
 MEANT = {
     "log": "natural logs", "log2": "logs to base 2", "log10": "logs to base 10", "square roots": "square roots",
@@ -49,7 +59,7 @@ class Reading:
     Parameters
     ----------
     kind
-        ``"counts"``, ``"rounded"``, ``"log"``, ``"log2"``, ``"log10"``, ``"square roots"``, ``"linear"``, ``"logged twice"``,
+        ``"counts"``, ``"rounded"``, ``"detected"``, ``"shifted"``, ``"log"``, ``"log of counts"``, ``"log2"``, ``"log10"``, ``"square roots"``, ``"linear"``, ``"logged twice"``,
         ``"scaled"``, ``"no zeros"``, ``"fractions"`` (of counts), or ``"unclear"``.
     seen
         What shows it, as the end of a sentence.
@@ -82,7 +92,11 @@ def _read(values: sparse.csc_matrix, totals: np.ndarray | None) -> Reading:
     if not data.size or np.array_equal(data, np.rint(data)):
         if values.shape[1] >= FEW_GENES and len(sums) >= 20 and np.std(sums) <= SAME_ROUNDED * sums.mean():
             return Reading("rounded", f"whole numbers, but the total of every spot is about {sums.mean():.4g}")
-        return Reading("counts", "whole numbers")
+        return _whole_numbers(values)
+    if _are_logs_of_counts(data):
+        linear = np.asarray(values.expm1().sum(axis=1)).ravel()
+        kind = "log of counts" if np.std(linear) > OTHER_TOTALS * linear.mean() else "log"
+        return Reading(kind, f"totals from {linear.min():,.0f} to {linear.max():,.0f} once the log is undone")
     kind, share, is_telling = _structure(values)
     if share >= EXPLAINED:
         return Reading(kind, f"the values of a spot are in the ratios of whole counts, if they are {MEANT[kind]}")
@@ -97,6 +111,22 @@ def _read(values: sparse.csc_matrix, totals: np.ndarray | None) -> Reading:
         return Reading("no zeros", "hardly any value is zero")
     kind = "unclear" if is_telling else "log"
     return Reading(kind, "fractions whose ratios are not those of counts" if is_telling else "fractions")
+
+
+def _whole_numbers(values: sparse.csc_matrix) -> Reading:
+    """Counts, or what is no longer that: whether there were any, or counts to which 1 was added."""
+    if values.shape[1] >= FEW_GENES and values.nnz:
+        if values.data.max() == 1:
+            return Reading("detected", "no value is above 1")
+        if values.nnz == values.shape[0] * values.shape[1] and (values.min(axis=0).toarray() == 1).mean() > 0.5:
+            return Reading("shifted", "no value is 0, and the smallest of most genes is 1")
+    return Reading("counts", "whole numbers")
+
+
+def _are_logs_of_counts(data: np.ndarray) -> bool:
+    """Whether values are natural logs of whole counts plus one, as log1p without normalisation makes."""
+    some = np.expm1(data[:: max(1, len(data) // 10_000)].astype(float)) if data.max() < LOG_BELOW else np.full(1, 0.5)
+    return bool((np.abs(some - np.rint(some)) <= 1e-4 * some + 1e-6).all())
 
 
 def _structure(values: sparse.csc_matrix) -> tuple[str, float, bool]:
@@ -162,7 +192,7 @@ def settle_units(asked: str, reading: Reading, name: str, is_log: bool) -> tuple
     """
     kind, seen = reading.kind, reading.seen
     if asked == "log":
-        looks = kind == "counts" and reading.largest >= LOG_BELOW
+        looks = kind in COUNTS and reading.largest >= LOG_BELOW
         return asked, [
             f"units='log', but {name} has {seen} up to {reading.largest:.4g}: they look like counts."
         ] * looks
@@ -171,13 +201,13 @@ def settle_units(asked: str, reading: Reading, name: str, is_log: bool) -> tuple
         return asked, [f"units='counts', but {name} looks logged already ({seen}): it is logged again."] * looks
     if kind in REFUSED:
         raise ValueError(f"{name} {REFUSED[kind].format(seen=seen)}")
-    if kind not in ("counts", "rounded") and not is_log and reading.largest >= LOG_BELOW:
+    if kind not in COUNTS and not is_log and reading.largest >= LOG_BELOW:
         raise ValueError(
             f"{name} is neither integer counts nor clearly logarithmic ({seen}, largest value {reading.largest:.4g}): say "
             "units='counts' (it will be normalised) or units='log' (it will be used as it is), or choose a layer with layer=."
         )
     doubts = [f"{name} {DOUBTED[kind].format(seen=seen)}"] if kind in DOUBTED else []
-    return "counts" if kind in ("counts", "rounded") else "log", doubts
+    return "counts" if kind in COUNTS else "log", doubts
 
 
 def settle_layer(values: sparse.csc_matrix, name: str) -> str:
@@ -189,9 +219,9 @@ def settle_layer(values: sparse.csc_matrix, name: str) -> str:
         Where it is neither, and so cannot be compared.
     """
     reading, lowest = read_units(values), values.data.min() if values.nnz else 0
-    if lowest < (0 if reading.kind in ("counts", "rounded") else -NEARLY_ZERO * reading.largest):
+    if lowest < (0 if reading.kind in COUNTS else -NEARLY_ZERO * reading.largest):
         raise ValueError(f"{name} has negative values: {CANNOT_COMPARE}")
-    if reading.kind in ("counts", "rounded"):
+    if reading.kind in COUNTS:
         return "counts"
     if reading.kind in REFUSED or reading.largest >= LOG_BELOW:
         kind = reading.kind if reading.kind in REFUSED else "neither counts nor logs"
@@ -221,6 +251,11 @@ DOUBTED = {
     "log10": BASES.format(base=10),
     "rounded": "looks like counts that were normalised and rounded ({seen}): it is taken as counts, and the depth that noise is "
     "worked out from is lost. Choose the layer with the counts with layer=.",
+    "detected": "looks like what was detected and what not, instead of how often ({seen}): it is taken as counts. layer= chooses "
+    "others.",
+    "shifted": "looks like counts to which 1 was added ({seen}): it is taken as it is. Take it away again: adata.X = adata.X - 1.",
+    "log of counts": "is the log of counts that were not brought to one total ({seen}): it is used as it is, so that depth counts "
+    "as biology. Better undo it, adata.X = np.rint(np.expm1(adata.X)), which is read as counts. After SCTransform it is meant so.",
     "no zeros": "is taken as logarithmic, but looks denoised, imputed or corrected ({seen}): what is learnt is that, and the "
     "uncertainty is that of its values, not of counts. layer= chooses others.",
     "unclear": "is taken as logarithmic, though it does not look like logs of counts ({seen}). Where it is counts, say "
@@ -259,6 +294,37 @@ def few_counts(values: sparse.csc_matrix, totals: np.ndarray | None, name: str, 
     )
     if (n_genes < FEWEST_GENES or share < LEAST_SHARE) and not is_sure:
         raise ValueError(f"{says} Where these are all genes that were counted, say units='counts'.")
+    return [says]
+
+
+def other_features(table: AnnData, values: sparse.csc_matrix) -> list[str]:
+    """Refuse, or doubt, counts that would be normalised together with counts of what are no genes, such as antibodies.
+
+    Parameters
+    ----------
+    values
+        Counts, shape (measured spots, columns of ``table``).
+
+    Raises
+    ------
+    ValueError
+        Where these are more than a hundredth of all counts.
+    """
+    column = next((name for name in FEATURE_TYPES if name in table.var), None)
+    if column is None:
+        return []
+    kinds = table.var[column].astype(str)
+    is_gene = kinds.str.casefold().isin(GENES).to_numpy()
+    if is_gene.all() or not is_gene.any():
+        return []
+    share = float(values[:, ~is_gene].sum() / max(values.sum(), 1))
+    says = (
+        f"{(~is_gene).sum()} of the {len(kinds)} features are {listing(pd.unique(kinds[~is_gene]), 3)}, with {100 * share:.2g} % of the "
+        f"counts, and counts of genes would be normalised by the total of both. Keep the genes: adata = adata[:, "
+        f"adata.var[{column!r}] == {kinds[is_gene].iloc[0]!r}].copy(), and impute others from a table of their own."
+    )
+    if share > MOST_OTHER:
+        raise ValueError(says)
     return [says]
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from snrmix._progress import stage
 from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
+from snrmix.engine.between import leaves_slides_out, widen
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
-from snrmix.engine.folds import Fold
+from snrmix.engine.folds import Fold, fold_numbers, held_out_together, settle_folds
 from snrmix.engine.kriging.krige import SectionKriging, krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
@@ -20,9 +22,10 @@ from snrmix.engine.network.crossfit import NetworkFit, fit_network
 from snrmix.engine.options import Finetuning, Training
 from snrmix.engine.scores.by_library import Scores, library_means, mean_scores, reference_values, score_libraries
 from snrmix.engine.section import Section
+from snrmix.engine.sharing import Shared, weigh_sharing
 from snrmix.engine.stack import Stack, combine, fit_stack
 
-HALVED_SPOTS = 800
+MEMBERS = ("network", "kriging", "rates")  # predictors of the stack
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,33 @@ class Member:
 
     out_of_fold: np.ndarray
     predicted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """What a model predicts of a section, before it is calibrated.
+
+    Parameters
+    ----------
+    out_of_fold, predicted
+        As in `Member`, of the stack.
+    depths
+        Of the sites, ``None`` where those of measured spots are not known.
+    members
+        By name.
+    stack
+        Their weights.
+    network, kriged
+        What two of the members were made with; ``None`` without.
+    """
+
+    out_of_fold: np.ndarray
+    predicted: np.ndarray
+    depths: SiteDepths | None
+    members: dict[str, Member]
+    stack: Stack
+    network: NetworkFit | FinetunedFit | None
+    kriged: SectionKriging | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +134,9 @@ class SectionFit:
     record: dict
 
 
-def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False) -> SectionFit:
+def fit_section(
+    section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False, shared: Shared | None = None
+) -> SectionFit:
     """Cross-fit network and kriging, stack them per gene, calibrate, and score on the spots that were held out.
 
     Parameters
@@ -117,25 +149,33 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
         What to fit.
     elsewhere
         Predictions are wanted for libraries without measured spots: nothing may rest on neighbours in space.
+    shared
+        What a model of more libraries, with the same folds, predicts of this section: both are weighed.
     """
-    first = [fold for fold in folds if fold.repeat == 0]
-    fine = finer(first, len(section.measured))
-    scored = np.sort(np.concatenate([fold.held_out for fold in first]))
-    network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
-    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members)
+    first, fine, scored = settle_folds(folds, len(section.measured))
+    own = stack_section(section, folds, settings, elsewhere)
+    out_of_fold, predicted, depths, sharing = own.out_of_fold, own.predicted, own.depths, None
+    if shared is not None:
+        fold = fold_numbers(first, len(out_of_fold))[scored]
+        sharing = weigh_sharing(section.expression[scored], own.out_of_fold[scored], shared.out_of_fold[scored], fold)
+        out_of_fold, predicted, depths = sharing.take(scored, own, shared)
     result = calibrate_members(
-        section, first, scored, out_of_fold, predicted, kriged, elsewhere, depths, settings.typical_depth
+        section, first, scored, out_of_fold, predicted, own.kriged, elsewhere, depths, settings.typical_depth
     )
+    if elsewhere and leaves_slides_out(first, section.library[section.measured]):
+        group, typical = result.calibration.group, settings.typical_depth
+        wider = widen(section, first, out_of_fold, result.predicted_sd, group, depths, typical)
+        result = replace(result, predicted_sd=wider)
     together = held_out_together(fine, len(section.measured))
     errors = section_errors(section, result.seen, result.seen_sd, result.calibration, together, scored)
-    held_out = {name: member.out_of_fold for name, member in members.items()}
+    held_out, stack, network = {name: m.out_of_fold for name, m in own.members.items()}, own.stack, own.network
+    weights = {**({"rates": 0.0} if own.kriged else {}), **dict(zip(held_out, stack.weights, strict=True))}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
         "weight_spread": stack.spread,
-        "kriging": kriged.record if kriged is not None else {},
+        "kriging": own.kriged.record if own.kriged is not None else {},
     }
-    del kriged, members  # large, and not needed for scores
+    del own  # large, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
     alone = given_depth(section, fine, depths)
@@ -143,12 +183,23 @@ def fit_section(section: Section, folds: list[Fold], settings: Settings, elsewhe
     centres = fitted_means(section, first, fine, list(methods), references["mean"])
     by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
     for scores in by_library.values():
-        for name, weight in zip(held_out, stack.weights, strict=True):
+        for name, weight in weights.items():
             scores.genes[f"weight_{name}"] = weight
+        if sharing is not None:
+            record["sharing"] = sharing.record(scores.methods.loc["mean", "mse"])
     return SectionFit(
         result.out_of_fold, result.out_of_fold_sd, result.predicted, result.predicted_sd, depths, by_library,
         *mean_scores(by_library), scored, result.calibration, errors, together, network, record,
     )  # fmt: skip
+
+
+def stack_section(section: Section, folds: list[Fold], settings: Settings, elsewhere: bool = False) -> Stacked:
+    """Cross-fit network and kriging, and stack them per gene; parameters are those of `fit_section`."""
+    first, fine, scored = settle_folds(folds, len(section.measured))
+    network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
+    stack, out_of_fold, predicted = stack_members(section, first, scored, members)
+    depths = tell_depths(section, first, kriged, members)
+    return Stacked(out_of_fold, predicted, depths, members, stack, network, kriged)
 
 
 def fit_members(
@@ -172,18 +223,19 @@ def fit_members(
         members["network"] = Member(network.out_of_fold, network.predict(seen[section.unmeasured]))
     if settings.kriging:
         kriged = krige_section(section, fine, settings.device, apart=elsewhere)
-        members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
+        members |= kriging_members(kriged)
     return network, kriged, members
 
 
-def held_out_together(folds: list[Fold], n: int) -> np.ndarray:
-    """Number of the fold that holds a measured spot out, int, shape (n,); -1 where none does."""
-    together = np.full(n, -1)
-    for number, fold in enumerate(folds):
-        together[fold.held_out] = number
-    return together
+def kriging_members(kriged: SectionKriging) -> dict[str, Member]:
+    """What kriging has for the stack: values, and where they are of counts what rates and depth give."""
+    found = {"kriging": Member(kriged.out_of_fold, kriged.predicted)}
+    if kriged.out_of_fold_rates is not None:
+        found["rates"] = Member(kriged.out_of_fold_rates, kriged.predicted_rates)
+    return found
 
 
+@stage("intervals")
 def section_errors(
     section: Section,
     seen: np.ndarray,
@@ -218,20 +270,7 @@ def fitted_means(
     return {name: whole if name in ("snrmix", "network") else fine_means for name in methods}
 
 
-def finer(folds: list[Fold], n: int) -> list[Fold]:
-    """Halved folds for all but the networks: on a small section the last spots count, and most for what uses neighbours.
-
-    Compact folds stay whole, because a half would have the other half next to it.
-    """
-    if n > HALVED_SPOTS or len(folds) == 1 or folds[0].compact:
-        return folds
-    halves = []
-    for fold in folds:
-        for half in (fold.held_out[::2], fold.held_out[1::2]):
-            halves.append(Fold(np.setdiff1d(np.arange(n), half), half))
-    return halves
-
-
+@stage("stack")
 def stack_members(
     section: Section, folds: list[Fold], scored: np.ndarray, members: dict[str, Member]
 ) -> tuple[Stack, np.ndarray, np.ndarray]:
@@ -262,6 +301,7 @@ def stack_members(
     return stack, out_of_fold, predicted
 
 
+@stage("intervals")
 def calibrate_members(
     section: Section, folds: list[Fold], scored: np.ndarray, out_of_fold: np.ndarray, predicted: np.ndarray,
     kriged: SectionKriging | None, elsewhere: bool, depths: SiteDepths | None = None, typical: float | None = None,

@@ -9,6 +9,7 @@ from snrmix.engine.neighbours import clusters, distance_to_measured
 
 CLUSTERS = (16, 8, 4, 2, 1)  # candidate clusters per fold; random folds are the limit of many
 FEW = (3, 2)  # candidate numbers of folds that are one region each, where a side of the section is missing
+HALVED_SPOTS = 800  # measured, up to which kriging has finer folds than networks
 WORTH = 0.15  # pitches by which distances have to match better than those of random folds: regions cost training spots
 
 
@@ -188,3 +189,31 @@ def held_out_distance(positions: np.ndarray, library: np.ndarray, fold: np.ndarr
         rows = np.flatnonzero(fold == k)
         distance[rows] = distance_to_measured(positions, library, np.flatnonzero(fold != k), rows)
     return distance
+
+
+def settle_folds(folds: list[Fold], n: int) -> tuple[list[Fold], list[Fold], np.ndarray]:
+    """Folds of the first repeat, finer ones for kriging, and which of ``n`` measured spots are held out by them."""
+    first = [fold for fold in folds if fold.repeat == 0]
+    return first, finer(first, n), np.sort(np.concatenate([fold.held_out for fold in first]))
+
+
+def finer(folds: list[Fold], n: int) -> list[Fold]:
+    """Halved folds for all but the networks: on a small section the last spots count, and most for what uses neighbours.
+
+    Compact folds stay whole, because a half would have the other half next to it.
+    """
+    if n > HALVED_SPOTS or len(folds) == 1 or folds[0].compact:
+        return folds
+    halves = []
+    for fold in folds:
+        for half in (fold.held_out[::2], fold.held_out[1::2]):
+            halves.append(Fold(np.setdiff1d(np.arange(n), half), half))
+    return halves
+
+
+def held_out_together(folds: list[Fold], n: int) -> np.ndarray:
+    """Number of the fold that holds a measured spot out, int, shape (n,); -1 where none does."""
+    together = np.full(n, -1)
+    for number, fold in enumerate(folds):
+        together[fold.held_out] = number
+    return together

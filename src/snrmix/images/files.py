@@ -9,7 +9,7 @@ from snrmix._names import listing
 from snrmix.images.arrays import as_picture, of_channels
 from snrmix.images.picture import ImageFileError, Picture
 from snrmix.images.pillow import from_pillow
-from snrmix.images.slides import OPENSLIDE_SUFFIXES, read_slide
+from snrmix.images.slides import INSTALL, OPENSLIDE_SUFFIXES, read_slide
 from snrmix.images.tiff import is_tiff, read_tiff, to_yxc
 
 OLD_AXES = "tczyx"  # of OME-Zarr before version 0.3
@@ -34,7 +34,7 @@ def read_file(path: Path) -> Picture:
         raise ImageFileError(f"image={str(path)!r} does not exist; pass a file, or the folder of an OME-Zarr.")
     try:
         if path.suffix.lower() in OPENSLIDE_SUFFIXES:
-            return read_slide(path, "needs OpenSlide: pip install 'snrmix[openslide]'")
+            return read_slide(path, f"needs OpenSlide: {INSTALL}")
         return read_tiff(path) if is_tiff(path) else _read_pillow(path)
     except ImageFileError:
         raise

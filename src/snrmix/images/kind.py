@@ -14,7 +14,8 @@ from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.images.arrays import as_picture
 from snrmix.images.files import read_file
-from snrmix.images.picture import is_rgb_or_grey, rgb_sample
+from snrmix.images.picture import is_rgb_or_grey, rgb_sample, sparse_sample
+from snrmix.images.source import SectionImage
 
 BRIGHTFIELD, UNCLEAR, BLANK, FLUORESCENCE = RANKS = ("brightfield", "unclear", "blank", "fluorescence")
 
@@ -25,6 +26,7 @@ BLACK = 0.06  # what lies beside a picture that was turned or cut out
 COLOUR = 0.02  # mean difference between the strongest and the weakest of red, green and blue; 0.05 and more of H&E
 LEAST_SHOWN = 0.05  # share of pixels that are not black
 FEW_PIXELS = 16
+GREY = "it is light, but grey"
 
 STAINS = re.compile(
     r"dapi|hoechst|draq5|sytox|to-?pro|alexa|\baf ?\d{3}|fitc|\bcy ?[357]\b|tritc|texas.?red|[gry]fp\b|mcherry|opal ?\d|"
@@ -89,7 +91,7 @@ def kind_of_pixels(pixels: np.ndarray) -> Kind:
     if median < BRIGHT:
         return Kind(UNCLEAR, f"it is neither light nor dark: half of its pixels have less than {median:.0%} of white")
     if np.ptp(shown, axis=1).mean() < COLOUR:
-        return Kind(UNCLEAR, "it is light, but grey")
+        return Kind(UNCLEAR, GREY)
     return Kind(BRIGHTFIELD, "it is light and coloured")
 
 
@@ -97,6 +99,21 @@ def _is_stained(pixels: np.ndarray) -> bool:
     """Light, in the colours that haematoxylin and eosin leave: they take away green most."""
     red, green, blue = pixels.mean(0)
     return np.median(pixels.mean(1)) >= BRIGHT and np.ptp(pixels, axis=1).mean() >= COLOUR and green <= min(red, blue)
+
+
+def say_what_it_shows(image: SectionImage) -> None:
+    """Warn of an image that was passed and plainly is not H&E: it is taken all the same."""
+    kind = kind_of_pixels(np.asarray(sparse_sample(image.levels[-1].pixels)).reshape(-1, 3))
+    if kind.label == FLUORESCENCE:
+        says = "looks like fluorescence, or like a negative"
+    elif kind.label == BLANK or kind.reason == GREY:
+        says = "does not look like H&E"
+    else:
+        return
+    logger.warning(
+        "%s %s (%s), and is used because it was passed. Encoder and stain features were made for H&E: they mean little here.",
+        image.name, says, kind.reason,
+    )  # fmt: skip
 
 
 def likeliest(kinds: Mapping[str, Kind]) -> list[str]:

@@ -10,6 +10,7 @@ from snrmix.images.picture import ImageFileError, Picture
 
 OPENSLIDE_SUFFIXES = {".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm"}
 OPENSLIDE_CHUNK = 1024
+INSTALL = "pip install openslide-bin openslide-python"
 
 
 def read_slide(path: Path, needs: str) -> Picture:

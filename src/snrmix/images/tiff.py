@@ -52,7 +52,7 @@ def read_tiff(path: Path) -> Picture:
         raise OSError(error) from error
     if not is_known:
         codec = getattr(page.compression, "name", page.compression)
-        return read_slide(path, f"is compressed as {codec}: pip install imagecodecs or 'snrmix[openslide]'")
+        return read_slide(path, f"is compressed as {codec}: pip install imagecodecs, or openslide-bin openslide-python")
     arrays = [to_yxc(_open_level(path, level, _glass(page)), axes, name) for level in range(count)]
     if page.compression != 1 or page.bitspersample not in WHOLE_BYTES:
         _try_to_read(arrays[-1], page, name)

@@ -13,8 +13,8 @@ from snrmix.engine.at_depth import at_depth, tell_depths
 from snrmix.engine.conformal import Calibration, calibrate
 from snrmix.engine.depth import DepthReader, fit_depth_reader, gene_rates, tabulate_moments
 from snrmix.engine.errors import Errors
-from snrmix.engine.fit import Member, SectionFit, held_out_together, section_errors
-from snrmix.engine.folds import Fold
+from snrmix.engine.fit import Member, SectionFit, section_errors
+from snrmix.engine.folds import Fold, held_out_together
 from snrmix.engine.section import Section
 
 OF_GENES = ("rates", "level", "kept")

@@ -17,12 +17,11 @@ from snrmix.engine.fit import (
     Member,
     SectionFit,
     calibrate_members,
-    finer,
-    held_out_together,
+    kriging_members,
     section_errors,
     stack_members,
 )
-from snrmix.engine.folds import Fold, make_folds
+from snrmix.engine.folds import Fold, finer, held_out_together, make_folds
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
 from snrmix.engine.scores.by_library import library_means
@@ -137,7 +136,7 @@ class WithMeasured:
     joint
         How their errors go together.
     together
-        See `snrmix.engine.fit.held_out_together`.
+        See `snrmix.engine.folds.held_out_together`.
     typical_depth
         In counts, where values are for it.
     """
@@ -185,7 +184,7 @@ def with_measured(
     fine = finer(folds, n) if kriging else folds
     if kriging:
         kriged = krige_section(section, fine, device)
-        members["kriging"] = Member(kriged.out_of_fold, kriged.predicted)
+        members |= kriging_members(kriged)
     scored = np.arange(n)
     _, out_of_fold, stacked = stack_members(section, folds, scored, members)
     depths = tell_depths(section, folds, kriged, members)

@@ -19,6 +19,7 @@ from snrmix.data.table import matrix_of
 SCORES = {  # by kind of model, see `snrmix.plan.parts.Part`
     "own": "out-of-fold Pearson",
     "shared": "shared model, out-of-fold Pearson",
+    "leave-group-out": "other groups of slides left out: Pearson",
     "leave-library-out": "other slides left out: Pearson",
     "within-library": "regions of another slide left out: Pearson",
 }

@@ -43,7 +43,7 @@ def compare(
 ):
     """Draw genes over the tissue: the histology, what was measured, what was imputed, and how sure that is.
 
-    Measured and imputed values share their colours. In the imputed map, observed values have a black outline. Spots
+    Measured and imputed values share their colours. In the imputed map, a dot marks observed values. Spots
     without a measurement are hollow; sites that `snrmix.pp.fill_grid` added are left out where they have none. From
     10,000 sites on, a map is one picture without these marks.
 

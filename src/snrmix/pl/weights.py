@@ -24,7 +24,7 @@ def weights(
 ):
     """Draw what each gene's prediction rests on: the weight of the network against that of kriging.
 
-    Where all genes share one weight, as on most sections of few genes or spots, it is a bar. What is missing to 1 is the
+    The latter is that of log values and of rates together. Where all genes share one weight, as on most sections of few genes or spots, it is a bar. What is missing to 1 is the
     mean of the gene, which predictions are drawn to.
 
     Parameters
@@ -45,6 +45,8 @@ def weights(
     """
     result = Result.find(data, key, table_key)
     network, kriging = (result.column(f"weight_{part}", REMEDY) for part in ("network", "kriging"))
+    if result.has("weight_rates"):
+        kriging = kriging + np.nan_to_num(result.column("weight_rates", REMEDY))
     known = np.isfinite(network) & np.isfinite(kriging)
     network, kriging = network[known], kriging[known]
     if len(network) and np.ptp(network) < 1e-6 and np.ptp(kriging) < 1e-6:

@@ -9,6 +9,7 @@ import numpy as np
 
 from snrmix import _checks
 from snrmix._names import closest, listing
+from snrmix._progress import hide
 from snrmix.data.scales import AUTO, COARSE_SCALES, check_scales
 from snrmix.engine.finetune.fit import check_encoder
 from snrmix.engine.fit import Settings
@@ -42,7 +43,7 @@ class Options:
     settings: Settings
     encoder: Encoder | None
     scales: np.ndarray | str
-    share: bool
+    share: bool | str
     n_folds: int
     n_repeats: int
     validation: object
@@ -55,7 +56,7 @@ class Options:
 
 
 def read_options(
-    *, encoder="efficientnet_lite0", scales=AUTO, use_rep: str | None = None, share: bool = False, mix="snr",
+    *, encoder="efficientnet_lite0", scales=AUTO, use_rep: str | None = None, share: bool | str = "auto", mix="snr",
     losses: Losses | None = None, kriging: bool = True, n_folds: int = 5, n_repeats: int = 1, validation=0.2,
     random_state: int = 0, accelerator: str = "auto", finetune=False, finetuning: Finetuning | None = None,
     training: Mapping = {}, preset: str | None = None,
@@ -80,9 +81,13 @@ def read_options(
     losses = losses if losses is not None else Losses()
     if not isinstance(losses, Losses):
         raise TypeError(f"losses must be a snrmix.Losses, not {type(losses).__name__}.")
-    share, kriging = _checks.flag("share", share), _checks.flag("kriging", kriging)
+    kriging = _checks.flag("kriging", kriging)
+    if not (isinstance(share, bool | np.bool_) or share == "auto"):
+        raise TypeError(f"share={share!r} must be True, False or 'auto'.")
     training = {name: value for name, value in training.items() if name != "max_epochs" or value is not None}
     _checks.flag("early_stopping", training.get("early_stopping", True))
+    if training.get("progress") is False:
+        hide()
     n_folds, n_repeats = _checks.whole_number("n_folds", n_folds), _checks.whole_number("n_repeats", n_repeats)
     scales, device = check_scales(scales), choose_device(accelerator)
     encoder = resolve_encoder(encoder) if use_rep is None and encoder is not None else None

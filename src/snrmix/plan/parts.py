@@ -12,9 +12,10 @@ from snrmix._names import listing
 from snrmix.data.depth import site_depths
 from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of
 from snrmix.data.sites import Sites, restrict_sites
-from snrmix.engine.fit import SectionFit, Settings, fit_section
+from snrmix.engine.fit import SectionFit, Settings, Stacked, fit_section, stack_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
 from snrmix.engine.section import Section
+from snrmix.engine.sharing import Shared
 from snrmix.plan.cost import Run
 from snrmix.plan.features import Features
 from snrmix.plan.graph import spatial_neighbours
@@ -36,7 +37,8 @@ class Part:
         The library, `SHARED` or `OTHERS`.
     kind
         How its scores come about: ``"own"`` and ``"shared"`` hold out spots of the libraries that it predicts,
-        ``"leave-library-out"`` whole libraries, ``"within-library"`` regions, for want of a second measured library.
+        ``"leave-group-out"`` all libraries of a group, ``"leave-library-out"`` whole libraries, ``"within-library"`` regions,
+        for want of a second measured library.
     libraries
         Those that it predicts.
     sites
@@ -51,6 +53,8 @@ class Part:
         Of the measured ones.
     site_depth
         Counts of every site, see `snrmix.data.depth.site_depths`.
+    partner
+        A model of all libraries with the same folds, whose predictions are weighed with its own; ``None``: there is none.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Part:
     expression: Expression
     folds: list[Fold]
     site_depth: np.ndarray | None = None
+    partner: Part | None = None
 
     @property
     def measured(self) -> np.ndarray:
@@ -117,9 +122,13 @@ class Part:
             self.site_depth,
         )
 
-    def fit(self, features: Features, settings: Settings) -> SectionFit:
-        """Fit it; ``features`` are those of all sites of the object."""
-        return fit_section(self.section(features), self.folds, settings, self.elsewhere)
+    def stack(self, features: Features, settings: Settings) -> Stacked:
+        """What it predicts, before that is calibrated."""
+        return stack_section(self.section(features), self.folds, settings, self.elsewhere)
+
+    def fit(self, features: Features, settings: Settings, shared: Shared | None = None) -> SectionFit:
+        """Fit it; ``features`` are those of all sites of the object, ``shared`` is what its partner predicts."""
+        return fit_section(self.section(features), self.folds, settings, self.elsewhere, shared)
 
 
 def plan_models(source: Source, options: Options) -> list[Part]:
@@ -139,7 +148,7 @@ def plan_models(source: Source, options: Options) -> list[Part]:
     count = np.bincount(source.sites.library[source.is_measured], minlength=len(names))
     enough = np.flatnonzero(count >= MIN_MEASURED)
     few = [f"{names[code]} ({count[code]})" for code in np.flatnonzero((count > 0) & (count < MIN_MEASURED))]
-    if few and not share:
+    if few and share is False:
         raise ValueError(
             f"fewer than {MIN_MEASURED} measured spots, too few for a model of its own, in library {listing(few)}: pass "
             "share=True, or mark these spots as unmeasured with measured=, so that the other libraries predict them."
@@ -147,8 +156,12 @@ def plan_models(source: Source, options: Options) -> list[Part]:
     if len(names) > 1 and source.units == "auto":
         _check_units(source, np.flatnonzero(count))
     source = _settle_genes(source)
-    together = [enough] if share and len(enough) else [[code] for code in enough]
+    together = [enough] if share is True and len(enough) else [[code] for code in enough]
     parts = [plan_model(source, options, codes) for codes in together]
+    if share == "auto" and len(parts) > 1:
+        partner = read_part(source, SHARED, "shared", tuple(part.name for part in parts), enough)
+        partner = replace(partner, folds=join_folds(parts, partner))
+        parts = [replace(part, partner=partner) for part in parts]
     rest = tuple(names[code] for code in range(len(names)) if code not in enough)
     if rest:
         parts.append(_elsewhere(source, count, rest, options))
@@ -187,20 +200,55 @@ def read_part(source: Source, name: str, kind: str, predicts: tuple[str, ...], c
     return Part(name, kind, predicts, sites, rows, is_measured, expression, [], depth)
 
 
+def join_folds(own: Sequence[Part], everything: Part) -> list[Fold]:
+    """Folds of a model of all libraries, which hold the same spots out together as the models of each.
+
+    A library with fewer folds than others is trained on as a whole in the last ones.
+    """
+    held_out, compact = {}, {}
+    for part in own:
+        measured, count = where(part, everything)[0], {}
+        for fold in part.folds:
+            key = fold.repeat, count.get(fold.repeat, 0)
+            count[fold.repeat] = key[1] + 1
+            held_out.setdefault(key, []).append(measured[fold.held_out])
+            compact[key] = compact.get(key, False) or fold.compact
+    every, joined = np.arange(len(everything.measured)), []
+    for key in sorted(held_out):
+        held = np.sort(np.concatenate(held_out[key]))
+        joined.append(Fold(np.setdiff1d(every, held), held, key[0], compact[key]))
+    return joined
+
+
+def where(part: Part, everything: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the measured spots of another model a model's measured spots are, and likewise the unmeasured ones."""
+    measured, others = part.is_measured, everything.is_measured
+    pairs = ((measured, others), (~measured, ~others))
+    return tuple(find(part.sites.order[own], everything.sites.order[other]) for own, other in pairs)
+
+
+def find(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Where each of the wanted numbers is, all of which are there."""
+    ascending = np.argsort(among)
+    return ascending[np.searchsorted(among, wanted, sorter=ascending)]
+
+
 def run_of(source: Source, options: Options, parts: Sequence[Part]) -> Run:
     """What is known of the size of a run before there are features."""
+    partner = parts[0].partner
+    every, models = [*parts, *([partner] if partner else [])], 2 if partner else 1
     return Run(
         sites=len(source.sites),
         measured=int(source.is_measured.sum()),
-        genes=max(len(part.expression.columns) for part in parts),
+        genes=max(len(part.expression.columns) for part in every),
         columns=source.table.n_vars,
         features=0,
         scales=1,
-        networks=max(len(part.folds) for part in parts),
-        folds=max(sum(fold.repeat == 0 for fold in part.folds) for part in parts),
+        networks=models * max(len(part.folds) for part in parts),
+        folds=models * max(sum(fold.repeat == 0 for fold in part.folds) for part in parts),
         epochs=options.settings.training.max_epochs,
         kriging=options.settings.kriging,
-        largest=max(len(part.sites) for part in parts) / len(source.sites),
+        largest=max(len(part.sites) for part in every) / len(source.sites),
     )
 
 
@@ -221,16 +269,21 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], op
         logger.warning(
             "library %s: without an image or use_rep= other libraries tell only the mean.", listing(predicted)
         )
-    by_library = count.sum() - count.max() >= MIN_MEASURED
-    kind = "leave-library-out" if by_library else "within-library"
+    kind, group = _what_is_left_out(source, count)
     part = read_part(source, OTHERS, kind, predicted, range(len(names)))
     library = part.sites.library[part.measured]
-    if by_library:
+    if kind != "within-library":
+        together = "each of them" if kind == "leave-library-out" else "all slides of one group after the other"
         logger.info(
-            "library %s: predicted from the other slides (%s), with scores from leaving out each of them.",
-            listing(predicted), listing(names[count > 0]),
+            "library %s: predicted from the other slides (%s), with scores from leaving out %s.",
+            listing(predicted), listing(names[count > 0]), together,
         )  # fmt: skip
-        return replace(part, folds=_folds_of(library, compact=True))
+        if kind == "leave-library-out" and source.group is not None:
+            logger.warning(
+                "library %s: the measured slides are of one group alone, and scores say nothing of another.",
+                listing(predicted),
+            )  # fmt: skip
+        return replace(part, folds=_folds_of(group[library], compact=True))
     _warn_of_optimism(predicted, names[count >= MIN_MEASURED], names[(count > 0) & (count < MIN_MEASURED)])
     regions = min(options.n_folds if options.n_folds > 1 else REGIONS, len(library) // 2)
     rng, positions = np.random.default_rng(options.settings.seed), part.sites.lattice_positions[part.measured]
@@ -238,6 +291,15 @@ def _elsewhere(source: Source, count: np.ndarray, predicted: tuple[str, ...], op
     large = np.flatnonzero(count[library] >= MIN_MEASURED)
     fold[large] = clustered_assignment(positions[large], library[large], regions, 1, rng)
     return replace(part, folds=_folds_of(fold, compact=True))
+
+
+def _what_is_left_out(source: Source, count: np.ndarray) -> tuple[str, np.ndarray]:
+    """How a model of other slides is scored, and for every library the number of the group that is left out with it."""
+    alone = np.arange(len(count))
+    for kind, group in (("leave-group-out", source.group), ("leave-library-out", alone)):
+        if group is not None and count.sum() - np.bincount(group, count).max() >= MIN_MEASURED:
+            return kind, group
+    return "within-library", alone
 
 
 def _warn_of_optimism(predicted: Sequence[str], large: Sequence[str], few: Sequence[str]) -> None:

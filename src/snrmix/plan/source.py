@@ -12,8 +12,10 @@ from snrmix._log import logger
 from snrmix.data.depth import check_depth_key
 from snrmix.data.expression import read_measured, warn_of_units
 from snrmix.data.from_anndata import CONCAT
+from snrmix.data.groups import read_groups
 from snrmix.data.lattice import count_gaps
 from snrmix.data.sites import Located, Sites, locate_sites
+from snrmix.data.stored import is_nothing
 from snrmix.data.table import has_image, read_representation, read_table
 
 FEWEST_GAPS = 3  # worth a word
@@ -37,6 +39,8 @@ class Source:
         Features that were there already, in site order, shape (n, d); ``None``: there were none.
     depth_key
         obs column with counts per spot, as in `snrmix.tl.impute`.
+    group
+        Number of the group of every library, such as its patient, shape (libraries,); ``None``: not known.
     """
 
     table: AnnData
@@ -48,6 +52,7 @@ class Source:
     located: Located | None = None
     use_rep: np.ndarray | None = None
     depth_key: str | None = None
+    group: np.ndarray | None = None
 
     @property
     def has_features(self) -> bool:
@@ -73,7 +78,7 @@ def doubt(source: Source) -> None:
 def read_source(
     data, *, measured=None, layer=None, units="auto", genes=None, image=None, image_key=None, um_per_px=None,
     table_key=None, use_rep=None, library_key=None, depth_key=None,
-    need_features=False,
+    group_key=None, need_features=False,
 ) -> Source:  # fmt: skip
     """Read and check sites, and find images; parameters and errors are those of `snrmix.tl.impute`.
 
@@ -89,15 +94,16 @@ def read_source(
         measured=rows_measured, with_images=with_images,
     )  # fmt: skip
     sites, features = located.sites, None
+    group = read_groups(table, sites, group_key)
     if use_rep is not None:
         features = read_representation(table, use_rep, sites.order)
     elif not with_images:
         logger.warning(
             "no image and no use_rep: imputing from the measured neighbours in space alone. Histology adds much: pass "
             "image= (path or array in the pixels of obsm['spatial']), or use_rep= with features that are in obsm.%s",
-            f" {CONCAT}" if data is table and not table.uns.get("spatial") else "",
+            f" {CONCAT}" if data is table and is_nothing(table.uns.get("spatial")) else "",
         )
     if isinstance(genes, Iterable) and not isinstance(genes, str):
         genes = list(genes)  # it is read once per model
     is_measured, located = rows_measured[sites.order], located if with_images else None
-    return Source(table, sites, is_measured, layer, units, genes, located, features, depth_key)
+    return Source(table, sites, is_measured, layer, units, genes, located, features, depth_key, group)

@@ -16,7 +16,7 @@ from snrmix.tl._cohort_unit import Unit
 FEATURES = 5 * (1280 + 22)  # of the default encoder, at the five scales of a fine image
 DENSITY = 0.1  # of a matrix of counts, whose entries take 8 bytes
 REACH = 10  # seconds to wait for a scheduler
-MISSING = "pip install 'snrmix[cluster]'"
+MISSING = "pip install distributed"
 
 
 @contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from urllib.parse import quote
 
 import pandas as pd
 
 FIRST = ("sample", "status", "error")
-LAST = ("warnings", "seconds", "memory_gb", "output")
+LAST = ("warnings", "seconds", "memory_gb", "output", "report")
 SHOWN = {
     "sample": "Sample",
     "status": "Status",
@@ -22,6 +23,7 @@ SHOWN = {
     "depth_share": "Share by depth",
     "seconds": "Seconds",
     "memory_gb": "Memory, GB",
+    "report": "Report",
     "said": "Errors and warnings",
 }
 STYLE = """
@@ -33,7 +35,7 @@ th { border-bottom: 2px solid #888 } td.number { text-align: right; font-variant
 
 
 def table_of(records: Sequence[dict]) -> pd.DataFrame:
-    """One row per sample: status, labels, figures, warnings (joined), seconds, memory."""
+    """One row per sample: status, labels, figures, warnings (joined), seconds, memory, and names of files."""
     rows = [
         {
             **{name: record.get(name, "") for name in FIRST},
@@ -45,10 +47,11 @@ def table_of(records: Sequence[dict]) -> pd.DataFrame:
         for record in records
     ]
     columns = dict.fromkeys(name for row in rows for name in row if name not in (*FIRST, *LAST))
-    return pd.DataFrame(rows, columns=[*FIRST, *columns, *LAST]).set_index("sample")
+    last = [name for name in LAST if name != "report" or any(row["report"] for row in rows)]
+    return pd.DataFrame(rows, columns=[*FIRST, *columns, *last]).set_index("sample")
 
 
-def page_of(table: pd.DataFrame) -> str:
+def html_of(table: pd.DataFrame) -> str:
     """A page of HTML that needs nothing else."""
     table = table.reset_index()
     table["said"] = [
@@ -71,8 +74,12 @@ the best baseline means that histology and method added something; see cohort.cs
 
 
 def _row(row: dict, columns: Sequence[str]) -> str:
-    cells = "".join(_cell(row[name]) for name in columns)
+    cells = "".join(_link(row[name]) if name == "report" else _cell(row[name]) for name in columns)
     return f'<tr class="{html.escape(str(row["status"]))}">{cells}</tr>'
+
+
+def _link(page: str) -> str:
+    return f'<td><a href="{html.escape(quote(page))}">report</a></td>' if page else "<td></td>"
 
 
 def _cell(value) -> str:

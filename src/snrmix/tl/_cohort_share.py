@@ -21,11 +21,11 @@ from snrmix.data.sites import locate_sites
 from snrmix.data.stored import entry_of
 from snrmix.data.table import has_image, read_table
 from snrmix.data.words import read_genes
-from snrmix.tl._cohort_sheet import Sample
+from snrmix.tl._cohort_sheet import LIBRARY, Sample
 
 BY_SAMPLE = ("image", "um_per_px", "measured", "library_key")  # what may differ between samples of a model
 BY_OBJECT = ("table_key", "image_key")  # what is heeded when a SpatialData is read, and is not for the study
-LIBRARY, MEASURED = "snrmix_sample", "snrmix_is_measured"
+MEASURED = "snrmix_is_measured"
 
 
 @dataclass(frozen=True)

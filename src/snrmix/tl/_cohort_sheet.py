@@ -14,6 +14,7 @@ from snrmix.data.paths import kind_of
 from snrmix.data.words import literal, read_scales
 
 NEEDED = ("sample", "path")
+LIBRARY = "snrmix_sample"  # obs column of samples that share a model
 SAFE = re.compile(r"[\w.+=-]+")
 PATHS = ("path", "image")
 WORDS = ("measured", "layer", "image_key", "table_key", "use_rep", "library_key", "genes", "depth_key")

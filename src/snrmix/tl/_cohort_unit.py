@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 import snrmix
-from snrmix._log import logger
+from snrmix._log import kept_warnings, logger
 from snrmix.data.figures import figures_of
 from snrmix.data.paths import read_path
 from snrmix.data.save import check_target, keep_modelled, write_section, write_text
 from snrmix.data.table import read_table
 from snrmix.data.words import read_genes
 from snrmix.plan.threads import limited_threads
-from snrmix.tl._cohort_sheet import Sample
+from snrmix.tl._cohort_sheet import LIBRARY, Sample
 
 ONE_AT_A_TIME = threading.Lock()  # a worker with several threads would need the memory of several samples
 CHUNK = 1 << 22
@@ -40,6 +38,8 @@ class Unit:
         Arguments of `snrmix.tl.impute`; those of the rows win.
     suffix, compression, modelled_only
         How results are stored.
+    report
+        Function that writes a page about a result, see `snrmix.tl.impute_cohort`; ``None``: no pages.
     """
 
     samples: tuple[Sample, ...]
@@ -48,6 +48,7 @@ class Unit:
     suffix: str = ".h5ad"
     compression: str = "gzip"
     modelled_only: bool = False
+    report: Callable | None = None
 
     @property
     def name(self) -> str:
@@ -66,6 +67,10 @@ class Unit:
     def record(self, sample: Sample) -> Path:
         """What is known of that result; it is written last."""
         return self.out / f"{sample.name}.json"
+
+    def page(self, sample: Sample) -> Path:
+        """Where the page about a result goes."""
+        return self.out / f"{sample.name}.report.html"
 
     def arguments(self, sample: Sample) -> dict:
         """Arguments of a sample."""
@@ -142,10 +147,10 @@ def run_unit(unit: Unit, threads: int | None = None) -> list[dict]:
     Returns
     -------
     list of dict
-        For each sample: ``sample``, ``status`` (``"done"`` or ``"failed"``), ``error``, ``output``, ``figures``,
+        For each sample: ``sample``, ``status`` (``"done"`` or ``"failed"``), ``error``, ``output``, ``report``, ``figures``,
         ``warnings``, ``seconds``, ``memory_gb`` (highest in use), ``digest``, ``files``.
     """
-    with ONE_AT_A_TIME, limited_threads(threads), _warnings() as warnings, _Peak() as peak:
+    with ONE_AT_A_TIME, limited_threads(threads), kept_warnings() as warnings, _Peak() as peak:
         started = time.perf_counter()
         try:
             key, files = digest(unit)
@@ -154,7 +159,10 @@ def run_unit(unit: Unit, threads: int | None = None) -> list[dict]:
             records = [{"sample": s.name, "status": "failed", "error": sentence(error)} for s in unit.samples]
             key, files, figures = "", {}, [{}] * len(records)
         else:
-            records = [{"sample": s.name, "status": "done", "output": str(unit.target(s))} for s in unit.samples]
+            records = [
+                {"sample": s.name, "status": "done", "output": str(unit.target(s)), **page_of(unit, s)}
+                for s in unit.samples
+            ]
     measured = {"seconds": round(time.perf_counter() - started, 1), "memory_gb": round(peak.bytes / 1e9, 2)}
     for record, sample, own in zip(records, unit.samples, figures, strict=True):
         record |= {"labels": dict(sample.labels), "figures": own, "warnings": list(warnings), **measured}
@@ -198,26 +206,37 @@ def _store(unit: Unit, sample: Sample, data) -> dict:
     """Write one result; its figures."""
     table_key = unit.arguments(sample).get("table_key")
     figures = figures_of(read_table(data, table_key), unit.key)
+    write_page(unit, sample, data)  # which knows the counts of all genes
     data = keep_modelled(data, unit.key, table_key) if unit.modelled_only else data
     write_section(data, unit.target(sample), table_key=table_key, compression=unit.compression)
     return figures
 
 
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Warnings of the package, while a sample is worked on."""
-    kept: list[str] = []
+def write_page(unit: Unit, sample: Sample, data=None) -> None:
+    """Write the page about a result, where there is to be one; one that cannot be written is warned of.
 
-    class Keep(logging.Handler):
-        def emit(self, record):
-            kept.append(record.getMessage())
-
-    handler = Keep(logging.WARNING)
-    logger.addHandler(handler)
+    Parameters
+    ----------
+    data
+        The section with its result; ``None``: as it is stored.
+    """
+    if unit.report is None:
+        return
+    given = unit.arguments(sample)
+    options = {name: given[name] for name in ("image", "image_key", "library_key", "table_key") if name in given}
+    if len(unit.samples) > 1:
+        options["library_key"] = LIBRARY
     try:
-        yield kept
-    finally:
-        logger.removeHandler(handler)
+        data = read_path(unit.target(sample)) if data is None else data
+        unit.report(data, unit.page(sample), key=unit.key, title=sample.name, source=sample.path.name, **options)
+    except Exception as error:  # noqa: BLE001 (the result is what counts)
+        logger.warning("%s: the report could not be written: %s", sample.name, sentence(error))
+
+
+def page_of(unit: Unit, sample: Sample) -> dict[str, str]:
+    """For the record of a sample: the name of the page about its result, if there is to be one and it is there."""
+    page = unit.page(sample)
+    return {"report": page.name} if unit.report is not None and page.exists() else {}
 
 
 class _Peak:

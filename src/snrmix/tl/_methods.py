@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from snrmix.engine.depth import constant_share_at
-from snrmix.engine.fit import SectionFit, Settings, fit_section
+from snrmix.engine.fit import SectionFit, Settings, Stacked, fit_section, stack_section
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.krige import SectionKriging, krige_section
 from snrmix.engine.mix import MIXINGS, Mixing
@@ -20,6 +20,7 @@ from snrmix.engine.section import Section
 from snrmix.plan.features import Features
 from snrmix.plan.graph import spatial_neighbours
 from snrmix.plan.parts import Part
+from snrmix.plan.sharing import shared_of
 from snrmix.plan.splits import settle_neighbours
 from snrmix.tl.summarise import OURS
 
@@ -42,6 +43,8 @@ class Case:
         As for `snrmix.engine.fit.fit_section`.
     k_is_chosen
         Whether the user chose how many neighbours are mixed with: if not, a small section lowers it.
+    partner
+        The case of a model of all libraries, whose predictions are weighed with its own; ``None``: there is none.
     """
 
     part: Part
@@ -49,6 +52,7 @@ class Case:
     hidden: np.ndarray
     settings: Settings
     k_is_chosen: bool
+    partner: Case | None = None
 
     @cached_property
     def section(self) -> Section:
@@ -72,7 +76,14 @@ class Case:
     def fit(self) -> SectionFit:
         """What `snrmix.tl.impute` makes of the split."""
         settings = replace(self.settings, mixing=self.mixing)
-        return fit_section(self.section, self.folds, settings, self.part.elsewhere)
+        shared = None if self.partner is None else shared_of(self.part, self.partner.stacked)
+        return fit_section(self.section, self.folds, settings, self.part.elsewhere, shared)
+
+    @cached_property
+    def stacked(self) -> Stacked:
+        """What it predicts, before that is calibrated."""
+        settings = replace(self.settings, mixing=self.mixing)
+        return stack_section(self.section, self.folds, settings, self.part.elsewhere)
 
     @cached_property
     def kriged(self) -> SectionKriging:

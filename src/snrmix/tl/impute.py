@@ -11,35 +11,39 @@ from anndata import AnnData
 from snrmix import _checks
 from snrmix._globals import Function, settled
 from snrmix._log import logger
+from snrmix._progress import displayed, stage
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
 from snrmix.data.results import Result
 from snrmix.data.table import read_table
-from snrmix.engine.fit import Settings
 from snrmix.engine.losses import Losses
 from snrmix.engine.options import Finetuning
 from snrmix.plan.cost import check_memory
 from snrmix.plan.depth import choose_depth, warn_of_other_depths
-from snrmix.plan.features import Features, read_features
+from snrmix.plan.features import read_features
 from snrmix.plan.options import complete, read_options, training_names
-from snrmix.plan.parts import Part, plan_models, run_of
+from snrmix.plan.parts import plan_models, run_of
 from snrmix.plan.presets import apply_preset
 from snrmix.plan.source import doubt, read_source
+from snrmix.tl._models import fit_models
+from snrmix.tl._noted import noted
 from snrmix.tl._report import report
-from snrmix.tl.write import Model, write
+from snrmix.tl.write import write
 
 
 def completed(function: Function) -> Function:
-    """Let arguments that a call does not give come from its preset, or from its ``finetuning``."""
+    """Let arguments that a call does not give come from its preset, or from its ``finetuning``, and show its progress."""
 
     @wraps(function)
     def call(data, **given):
         preset = given.get("preset")
-        return function(data, **complete(given if preset is None else apply_preset(preset, given)))
+        with displayed():
+            return function(data, **complete(given if preset is None else apply_preset(preset, given)))
 
     return call
 
 
 @settled()
+@noted
 @completed
 def impute(
     data,
@@ -56,8 +60,9 @@ def impute(
     encoder="efficientnet_lite0",
     scales="auto",
     library_key: str | None = None,
+    group_key: str | None = None,
     depth_key: str | None = None,
-    share: bool = False,
+    share="auto",
     mix="snr",
     losses: Losses | None = None,
     kriging: bool = True,
@@ -119,15 +124,20 @@ def impute(
     library_key
         obs column that tells libraries (slides) apart; default ``"library_id"`` where it exists, or the region key of a
         SpatialData table. Spots of different libraries are never neighbours.
+    group_key
+        obs column that names what libraries go together, such as the patient or donor. Scores, weights and intervals of
+        libraries without measured spots then come from leaving out all libraries of a group.
     depth_key
         obs column with counts per spot. For log values it says what depth alone explains; without it ``total_counts`` and
         the like are looked for. At unmeasured spots, where it has numbers, predictions and intervals are for that depth
         instead of the one that is predicted there.
     share
-        ``False``: each library has its own model, and its result is that of a call on this library alone, but for a number
-        of ``genes``, which are chosen over all libraries, and the patch size of a library without an array. ``True``: one
-        model of all libraries. Either way, libraries without measured spots (with ``share=True`` also those with fewer
-        than 20) get a model of all measured ones, scored on whole libraries that it has not seen.
+        ``"auto"``: each measured library has its own model, and there is one of all of them; the two are weighed per library
+        and gene by their out-of-fold values, and a library that gains nothing keeps its own. ``False``: each library has
+        its own model, and its result is that of a call on this library alone, but for a number of ``genes``, which are
+        chosen over all libraries, and the patch size of a library without an array. ``True``: one model of all libraries.
+        In any case, libraries without measured spots (but with ``share=False`` also those with fewer than 20) get a model
+        of all measured ones, scored on whole libraries that it has not seen.
     mix
         ``"snr"``, ``"snr_expression"``, ``"mixup"``, ``"mixup_without_hesitation"``, ``"cmixup"``, ``"rcmixup"``,
         ``"cutmix"``, ``"cellmix"``, ``"puzzlemix"``, ``"none"``, or a strategy such as ``snrmix.SNRMixing(k=20)``.
@@ -209,7 +219,7 @@ def impute(
     ``obs["snrmix_model"]``
         With several models, the one that predicts a spot: its library, ``"shared"``, or ``"other slides"``.
     ``uns["snrmix"]``
-        Parameters, seed, versions, units, images and their scale, training history and a table of scores of method and
+        Parameters, seed, versions, units, warnings, images and their scale, training history and a table of scores of method and
         baselines; for several libraries also of each, in ``uns["snrmix"]["libraries"]``. Scores in ``var`` are then means over the
         libraries with measured spots, and a gene is reliable when it is so in every one of them.
     ``obsm["snrmix_errors"]``, ``varm["snrmix_errors"]``
@@ -242,7 +252,7 @@ def impute(
     source = read_source(
         data, measured=measured, layer=layer, units=units, genes=genes, image=image, image_key=image_key,
         um_per_px=um_per_px, table_key=table_key, use_rep=use_rep, library_key=library_key,
-        depth_key=depth_key, need_features=not options.settings.kriging or options.finetuning is not None,
+        depth_key=depth_key, group_key=group_key, need_features=not options.settings.kriging or options.finetuning is not None,
     )  # fmt: skip
     if source.located is not None:
         check_cache_free(source.table)
@@ -255,7 +265,7 @@ def impute(
         replace(part.settings(options), typical_depth=depth) for part, depth in zip(parts, typical, strict=True)
     ]
     features = read_features(source, options, run_of(source, options, parts))
-    models = fit_models(parts, settings, features)
+    models = fit_models(parts, settings, features, options)
     parameters = {
         "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,
         "layer": layer or "X",
@@ -275,11 +285,13 @@ def impute(
         "fill": fill,
         "at_depth": at_depth,
         "depth_key": depth_key,
+        "group_key": group_key,
         "random_state": options.settings.seed,
         **({"preset": preset} if preset is not None else {}),
     }
     result = source.table.copy() if copy else source.table
-    write(result, source, features, models, fill, key_added, parameters, typical)
+    with stage("writing"):
+        write(result, source, features, models, fill, key_added, parameters, typical)
     try:
         report(source, models, key_added, fill, at_depth)
     except (
@@ -327,13 +339,3 @@ def choose_fill(fill: str, given: bool, is_measured: np.ndarray, n_folds: int) -
             "fill='all' needs out-of-fold values at every measured spot: use n_folds=2 or more, or mark unmeasured spots with measured=."
         )
     return fill
-
-
-def fit_models(parts: list[Part], settings: list[Settings], features: Features) -> list[Model]:
-    """Fit one after the other."""
-    models = []
-    for number, (part, how) in enumerate(zip(parts, settings, strict=True), 1):
-        if len(parts) > 1:
-            logger.info("model %d of %d: %s.", number, len(parts), part.name)
-        models.append((part, part.fit(features, how)))
-    return models

@@ -12,9 +12,9 @@ from snrmix._log import logger
 from snrmix._names import closest, listing
 from snrmix.data.save import COMPRESSIONS, SUFFIXES, check_target, write_text
 from snrmix.engine.options import Finetuning, Training
-from snrmix.tl._cohort_page import page_of, table_of
+from snrmix.tl._cohort_page import html_of, table_of
 from snrmix.tl._cohort_sheet import Sample, read_sheet
-from snrmix.tl._cohort_unit import Unit, done, run_unit
+from snrmix.tl._cohort_unit import Unit, done, page_of, run_unit, write_page
 from snrmix.tl.impute import impute
 
 OURS = ("data", "copy", "share")  # arguments of impute that a cohort sets itself
@@ -33,6 +33,7 @@ def impute_cohort(
     format: str = "h5ad",
     compression: str = "gzip",
     modelled_only: bool = False,
+    report=None,
     **options,
 ) -> pd.DataFrame:
     """Impute many sections on the workers of dask.distributed, each as it would be imputed alone, or several together.
@@ -67,6 +68,9 @@ def impute_cohort(
         Of ``.h5ad``: ``"gzip"``, ``"lzf"`` or ``"none"``.
     modelled_only
         Leave out genes that were not modelled.
+    report
+        Function that writes a page about each result, ``snrmix.pl.report``: ``SAMPLE.report.html``, which ``cohort.html``
+        links to. ``None``: no pages.
     **options
         Other arguments of `snrmix.tl.impute`, for all samples; those in the sheet win.
 
@@ -102,7 +106,7 @@ def impute_cohort(
     labels = {"patient", *([share_by] if share_by else [])}
     rows, out = read_sheet(samples, known, labels - set(known)), _make_folder(out)
     groups = group_samples(rows, share, share_by)
-    storing = {"suffix": f".{format}", "compression": compression, "modelled_only": modelled_only}
+    storing = {"suffix": f".{format}", "compression": compression, "modelled_only": modelled_only, "report": report}
     units = [Unit(tuple(group), out, options, **storing) for group in groups]
     records = _run(units, out, [row.name for row in rows], client, scheduler, workers)
     return _write(records, out, [row.name for row in rows])
@@ -152,7 +156,7 @@ def _run(units: list[Unit], out: Path, order: list[str], client, scheduler, work
     waiting = []
     for unit in units:
         former = done(unit)
-        records += former or []
+        records += _with_pages(unit, former or [])
         waiting += [] if former else [unit]
     if records:
         logger.info("%d samples are done already: %s.", len(records), listing([r["sample"] for r in records]))
@@ -170,6 +174,17 @@ def _run(units: list[Unit], out: Path, order: list[str], client, scheduler, work
     return records
 
 
+def _with_pages(unit: Unit, records: list[dict]) -> list[dict]:
+    """Records of results that are there, with pages about them where these are wanted; those that are missing are written."""
+    found = []
+    for sample, record in zip(unit.samples, records, strict=False):
+        if not unit.page(sample).exists():
+            write_page(unit, sample)
+        record = {name: value for name, value in record.items() if name != "report"}
+        found.append({**record, **page_of(unit, sample)})
+    return found
+
+
 def _say(record: dict, number: int, of: int) -> None:
     if record["status"] == "failed":
         logger.warning("%d of %d: %s failed: %s", number, of, record["sample"], record["error"])
@@ -184,5 +199,5 @@ def _write(records: list[dict], out: Path, order: list[str]) -> pd.DataFrame:
     """Table and page, in the order of the sheet."""
     table = table_of(sorted(records, key=lambda record: order.index(record["sample"])))
     write_text(table.to_csv(), out / "cohort.csv")
-    write_text(page_of(table), out / "cohort.html")
+    write_text(html_of(table), out / "cohort.html")
     return table

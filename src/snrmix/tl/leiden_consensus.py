@@ -98,7 +98,7 @@ def _need_igraph() -> None:
         import igraph  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            'Leiden clustering needs igraph: pip install "snrmix[leiden]"; or pass function=, a clustering of your own.'
+            "Leiden clustering needs igraph: pip install igraph; or pass function=, a clustering of your own."
         ) from error
 
 

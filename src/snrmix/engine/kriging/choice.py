@@ -45,9 +45,9 @@ def choice_spots(sites: KrigingSites, train: np.ndarray, order: np.ndarray) -> n
 
 
 def choose(
-    correlations: Correlations, train: np.ndarray, scores: np.ndarray, remainder: np.ndarray, noise: np.ndarray
+    correlations: Correlations, train: np.ndarray, scores: np.ndarray, remainders: list[np.ndarray], noise: np.ndarray
 ) -> list[Choice]:
-    """Choose covariances and nuggets of every component, and last of the remainder, by leave-one-out error.
+    """Choose covariances and nuggets of every component, and last of every remainder, by leave-one-out error.
 
     The best choices are averaged with weights ``error^(-n / 4)``: the square root of the likelihood of leave-one-out
     residuals, since these are not independent.
@@ -58,20 +58,22 @@ def choose(
         Of all sites.
     train
         Indices of the training sites.
-    scores, remainder
-        Shape (n, components) and (n, columns).
+    scores
+        Shape (n, components).
+    remainders
+        Each of shape (n, columns).
     noise
         Shape (n,).
     """
     candidates, relations = correlations.candidates, correlations.between(train, train)
-    values = np.concatenate([scores, remainder], axis=1)
+    values = np.concatenate([scores, *remainders], axis=1)
     error, scale = np.empty((2, len(candidates), len(NUGGETS), values.shape[1]))
     with one_thread():
         for k, covariance in enumerate(candidates):
             error[k], scale[k] = leave_one_out(covariance.of(relations), values, noise, NUGGETS)
-    n, components = scores.shape
-    choices = [_weigh(error[..., c], scale[..., c], n) for c in range(components)]
-    return [*choices, _weigh(error[..., components:].mean(-1), scale[..., components:].mean(-1), n)]
+    ends = np.cumsum([1] * scores.shape[1] + [rest.shape[1] for rest in remainders])[:-1]
+    pieces = zip(np.split(error, ends, axis=-1), np.split(scale, ends, axis=-1), strict=True)
+    return [_weigh(*(piece.mean(-1) for piece in both), len(scores)) for both in pieces]
 
 
 def leave_one_out(
@@ -124,7 +126,7 @@ def describe(choices: list[Choice], names: list[str], candidates: Sequence[Covar
     best = [int(np.argmax(choice.weight)) for choice in choices]
     pairs = list(zip(choices, best, strict=True))
     return {
-        "component": np.array([*names, "remainder"]),
+        "component": np.array(names),
         "covariance": np.array([candidates[choice.covariance[b]].name for choice, b in pairs]),
         "nugget": np.array([NUGGETS[choice.nugget[b]] for choice, b in pairs]),
         "weight": np.array([choice.weight[b] for choice, b in pairs]),

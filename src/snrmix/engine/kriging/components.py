@@ -11,7 +11,6 @@ from snrmix.engine.linear_algebra import leading_directions
 
 RANK = 12
 DEPTH_RANK = 2
-FIRST_SHIFT = "depth 1"
 OWN_NOISE = 0.1  # scatter that does not depend on depth, as a share of the variance
 RATE_NODES = 128
 DISTINCT_DEPTHS = 5000
@@ -72,15 +71,27 @@ def trusted_depth(expression: np.ndarray, depth: np.ndarray | None) -> np.ndarra
     numpy.ndarray
         Float, shape (n,).
     """
-    smallest = np.expm1(np.min(expression, axis=1, where=expression > 0, initial=np.inf).astype(np.float64))
+    if depth is not None and are_counts(expression, depth):
+        return np.asarray(depth, float)
+    smallest = _smallest(expression)
     seen = np.isfinite(smallest)
-    if depth is not None:
-        count = smallest[seen] * np.asarray(depth, float)[seen] / 1e4
-        if np.median(np.abs(count - np.maximum(np.round(count), 1)) / np.maximum(count, 1)) < 0.01:
-            return np.asarray(depth, float)
     found = np.full(len(expression), np.nan)
     found[seen] = 1e4 / smallest[seen]
     return np.where(seen, found, np.nanmedian(found) if seen.any() else 1e4)
+
+
+def are_counts(expression: np.ndarray, depth: np.ndarray) -> bool:
+    """Whether values are log1p(counts per 10,000) of spots of these depths: the smallest of each spot is a count."""
+    smallest = _smallest(expression)
+    seen = np.isfinite(smallest)
+    count = smallest[seen] * np.asarray(depth, float)[seen] / 1e4
+    missed = np.abs(count - np.maximum(np.round(count), 1)) / np.maximum(count, 1)
+    return bool(len(count)) and bool(np.median(missed) < 0.01)
+
+
+def _smallest(expression: np.ndarray) -> np.ndarray:
+    """Smallest value above 0 of each spot, per 10,000 counts; infinite where there is none."""
+    return np.expm1(np.min(expression, axis=1, where=expression > 0, initial=np.inf).astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -237,28 +248,7 @@ def split_components(centred: np.ndarray, noise: SpotNoise, order: np.ndarray) -
         extra = len(share) + np.arange(noise.shift.shape[1])
         ways = [np.append(way, extra) if b // 2 % 2 else way for b, way in enumerate(ways)]
         share = np.append(share, np.full(len(extra), 0.5))
-        names += [FIRST_SHIFT, *(f"depth {c + 1}" for c in range(1, len(extra)))]
+        names += [f"depth {c + 1}" for c in range(len(extra))]
         scores.append(noise.shift)
         loadings.append(noise.loadings)
     return Components(np.concatenate(scores, 1).astype(np.float64), np.concatenate(loadings, 1), share, ways, names)
-
-
-def depth_of_shift(depths: Depths | None, parts: Components, scores: np.ndarray) -> np.ndarray:
-    """The depth at which expression is shifted as the kriged first column of `SpotNoise.shift` says, shape (targets,).
-
-    Parameters
-    ----------
-    depths
-        Of the training spots; ``None``: NaN is returned.
-    parts
-        Of the training spots.
-    scores
-        Kriged scores, shape (targets, components).
-    """
-    if depths is None:
-        return np.full(len(scores), np.nan)
-    order, column = np.argsort(depths.depth, kind="stable"), parts.names.index(FIRST_SHIFT)
-    shift = parts.scores[order, column]
-    sign = 1 if shift[-1] >= shift[0] else -1  # that of a singular vector is arbitrary
-    log_depth = np.log(depths.depth[order])
-    return np.exp(np.interp(sign * scores[:, column], np.maximum.accumulate(sign * shift), log_depth))

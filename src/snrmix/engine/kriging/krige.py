@@ -17,27 +17,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from snrmix._progress import advance, stage
+from snrmix.engine.depth import CountMoments, tabulate_moments
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.choice import choice_spots, choose, describe
-from snrmix.engine.kriging.components import (
-    Components,
-    Depths,
-    depth_curves,
-    depth_of_shift,
-    split_components,
-    spot_noise,
-    trusted_depth,
-)
+from snrmix.engine.kriging.components import Depths, are_counts, depth_curves, spot_noise, trusted_depth
 from snrmix.engine.kriging.covariance import LOOKS, Correlations, KrigingSites
-from snrmix.engine.kriging.systems import Observed, solve_exact, solve_near
+from snrmix.engine.kriging.field import Field
+from snrmix.engine.kriging.rates import LogDepth, Rates, depth_design
+from snrmix.engine.kriging.systems import Observed, Solved, solve_exact, solve_near
 from snrmix.engine.scaling import Standardised, standard_scale
 from snrmix.engine.section import Section
 
 EXACT_SPOTS = 5000  # measured spots up to which every prediction uses all of them
 EXACT_CELLS = 3e7  # spots times targets, likewise
 LOOKS_NEAR = 64  # principal axes of the embedding above
-SKETCH = 64  # random projections that stand for the genes' remainders
-SMALLEST_VARIANCE = 1e-8  # of a gene that is constant on the training spots
 
 
 @dataclass(frozen=True)
@@ -49,12 +43,15 @@ class Kriged:
     mean, sd
         float32, shape (targets, genes): mean and standard deviation of a new observation.
     depth
-        Shape (targets,): the depth, in counts, whose effect on expression is kriged there; NaN where depths are unknown.
+        Shape (targets,): predicted, in counts; NaN where depths are unknown.
+    rates
+        float32, shape (targets, genes): expression from kriged rates at that depth; ``None`` where it is not of counts.
     """
 
     mean: np.ndarray
     sd: np.ndarray
     depth: np.ndarray
+    rates: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,8 @@ class SectionKriging:
         Shape (measured,) and (targets,), see `Kriged`.
     record
         Choices made with all measured spots.
+    out_of_fold_rates, predicted_rates
+        As ``out_of_fold`` and ``predicted``, by way of rates and depth; ``None`` where expression is not of counts.
     """
 
     out_of_fold: np.ndarray
@@ -80,6 +79,8 @@ class SectionKriging:
     out_of_fold_depth: np.ndarray
     predicted_depth: np.ndarray
     record: dict
+    out_of_fold_rates: np.ndarray | None = None
+    predicted_rates: np.ndarray | None = None
 
 
 def krige_section(
@@ -92,12 +93,15 @@ def krige_section(
     scaling = standard_scale(section.features, section.measured)
     colour, other = (Standardised(section.features, *scaling, kind) for kind in (section.colour, ~section.colour))
     sites = KrigingSites(section.positions, section.library, other, colour[:], apart)
-    return cross_krige(sites, section.measured, section.expression, section.depth, folds, section.unmeasured, device)
+    depth = section.depth if section.site_depth is None else section.site_depth[section.measured]
+    rates = section.site_depth is not None and are_counts(section.expression, depth)
+    depth = depth if rates else section.depth
+    return cross_krige(sites, section.measured, section.expression, depth, folds, section.unmeasured, device, rates)
 
 
 def cross_krige(
     sites: KrigingSites, measured: np.ndarray, expression: np.ndarray, depth: np.ndarray | None, folds: Sequence[Fold],
-    targets: np.ndarray, device: str = "cpu",
+    targets: np.ndarray, device: str = "cpu", rates: bool = False,
 ) -> SectionKriging:  # fmt: skip
     """Out-of-fold values at measured sites, and predictions at targets.
 
@@ -119,20 +123,31 @@ def cross_krige(
         Indices of sites to predict.
     device
         Where systems are solved.
+    rates
+        Krige rates too: expression is of counts, and ``depth`` is theirs.
     """
     kriging = Kriging(sites, measured, exact=is_exact(len(measured), len(targets)), device=device)
     depths = depth_curves(trusted_depth(expression, depth))
+    moments = tabulate_moments(depths.depth) if rates else None
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     out_of_fold_depth = np.full(len(measured), np.nan)
-    for fold in folds:
-        fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train))
-        kriged = fitted.predict(measured[fold.held_out])
-        out_of_fold[fold.held_out], out_of_fold_sd[fold.held_out] = kriged.mean, kriged.sd
-        out_of_fold_depth[fold.held_out] = kriged.depth
-    fitted = kriging.fit(measured, expression, depths)
-    final = fitted.predict(targets)
+    out_of_fold_rates = np.full_like(out_of_fold, np.nan) if rates else None
+    with stage("kriging", len(folds) + 1):
+        for fold in folds:
+            fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train), moments)
+            kriged, held_out = fitted.predict(measured[fold.held_out]), fold.held_out
+            out_of_fold[held_out], out_of_fold_sd[held_out] = kriged.mean, kriged.sd
+            out_of_fold_depth[held_out] = kriged.depth
+            if rates:
+                out_of_fold_rates[held_out] = kriged.rates
+            advance()
+        fitted = kriging.fit(measured, expression, depths, moments)
+        final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
-    return SectionKriging(out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record)
+    return SectionKriging(
+        out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record,
+        out_of_fold_rates, final.rates,
+    )  # fmt: skip
 
 
 def is_exact(measured: int, targets: int) -> bool:
@@ -157,9 +172,12 @@ class Kriging:
 
     def __init__(self, sites: KrigingSites, measured: np.ndarray, *, exact: bool = True, device: str = "cpu"):
         self.correlations = Correlations(sites, measured, LOOKS if exact else LOOKS_NEAR)
-        self.exact, self.device = exact, device
+        self.design, self.exact, self.device = depth_design(sites), exact, device
 
-    def fit(self, train: np.ndarray, expression: np.ndarray, depths: Depths | None = None) -> FittedKriging:
+    def fit(
+        self, train: np.ndarray, expression: np.ndarray, depths: Depths | None = None,
+        moments: CountMoments | None = None,
+    ) -> FittedKriging:  # fmt: skip
         """Take expression apart, and choose covariances and nuggets.
 
         Parameters
@@ -170,18 +188,24 @@ class Kriging:
             float32, shape (n, genes).
         depths
             Of the training sites; ``None``: they are equally noisy.
+        moments
+            What counts of a share and depth give, for rates; ``None``: expression is not of counts of these depths.
         """
         sites = self.correlations.sites
-        order = _canonical(sites, train)
-        mean = expression.mean(0, dtype=np.float64).astype(np.float32)
-        noise = spot_noise(expression, depths)
-        centred = expression - mean
-        parts = split_components(centred, noise, order)
-        some = choice_spots(sites, train, order)
-        sketch = parts.sketch(centred, SKETCH)
-        choices = choose(self.correlations, train[some], parts.scores[some], sketch[some], noise.level[some])
-        observed = Observed(self.correlations, train, parts.scores, noise.level, choices)
-        return FittedKriging(observed, parts, mean, centred, depths, self.exact, self.device)
+        order, noise = _canonical(sites, train), spot_noise(expression, depths)
+        fields, rates, log_depth = [Field.of(expression, noise, order)], None, None
+        if moments is not None:
+            rates = Rates.of(expression, depths, noise.level, moments, order)
+            fields.append(rates.field)
+        scores = [field.scores for field in fields]
+        if depths is not None:
+            log_depth = LogDepth(train, np.log(depths.depth), self.design)
+            scores.append(log_depth.scores)
+        some, scores = choice_spots(sites, train, order), np.concatenate(scores, axis=1)
+        sketches = [field.sketch()[some] for field in fields]
+        choices = choose(self.correlations, train[some], scores[some], sketches, noise.level[some])
+        observed = Observed(self.correlations, train, scores, noise.level, choices)
+        return FittedKriging(observed, fields[0], rates, log_depth, self.exact, self.device)
 
 
 @dataclass(frozen=True)
@@ -191,44 +215,45 @@ class FittedKriging:
     Parameters
     ----------
     observed
-        Training sites, their components, and what was chosen for each.
-    components
-        How expression is made of them.
-    mean, centred
-        Shape (genes,), and float32, shape (n, genes): expression of the training sites is their sum.
-    depths
-        Of the training sites, where they are known.
+        Training sites, all that is kriged there, and what was chosen for each.
+    expression, rates, log_depth
+        How values are made of that: components of the first, then those of the second, then the third.
     exact, device
         See `Kriging`.
     """
 
     observed: Observed
-    components: Components
-    mean: np.ndarray
-    centred: np.ndarray
-    depths: Depths | None
+    expression: Field
+    rates: Rates | None
+    log_depth: LogDepth | None
     exact: bool
     device: str
 
     def predict(self, targets: np.ndarray) -> Kriged:
         """Mean and standard deviation at targets, sites by index."""
-        parts, solve = self.components, solve_exact if self.exact else solve_near
+        solve = solve_exact if self.exact else solve_near
         solved = solve(self.observed, targets, self.device)
-        own = (solved.mean - solved.smoother @ parts.scores) * parts.share
-        predicted = solved.smoother.astype(np.float32) @ self.centred
-        predicted += own.astype(np.float32) @ parts.loadings.T.astype(np.float32)
-        predicted += self.mean
-        variance = (solved.variance * parts.share).astype(np.float32) @ (parts.loadings**2).T.astype(np.float32)
-        share = parts.remainder_share(self.centred).astype(np.float32)
-        for row, remainder in zip(variance, solved.remainder_variance.astype(np.float32), strict=True):
-            row += remainder * share
-        np.sqrt(np.maximum(variance, SMALLEST_VARIANCE, out=variance), out=variance)
-        return Kriged(predicted, variance, depth_of_shift(self.depths, parts, solved.mean))
+        own = slice(0, self.expression.scores.shape[1])
+        mean = self.expression.join(solved.mean[:, own], solved.smoothers[0])
+        sd = self.expression.sd(solved.variance[:, own], solved.remainder_variance[:, 0])
+        depth = np.full(len(targets), np.nan)
+        if self.log_depth is not None:
+            depth = self.log_depth.depth(solved.mean[:, -1], targets)
+        return Kriged(mean, sd, depth, self._rates(solved, depth))
+
+    def _rates(self, solved: Solved, depth: np.ndarray) -> np.ndarray | None:
+        if self.rates is None:
+            return None
+        first = self.expression.scores.shape[1]
+        own = slice(first, first + self.rates.field.scores.shape[1])
+        return self.rates.expected(self.rates.field.join(solved.mean[:, own], solved.smoothers[1]), depth)
 
     @property
     def record(self) -> dict[str, np.ndarray]:
-        """What components and remainder use most; arrays, so that it can be stored."""
-        return describe(self.observed.choices, self.components.names, self.observed.correlations.candidates)
+        """What components and remainder of expression use most; arrays, so that it can be stored."""
+        names, choices = self.expression.components.names, self.observed.choices
+        own = [*choices[: len(names)], choices[self.observed.components]]
+        return describe(own, [*names, "remainder"], self.observed.correlations.candidates)
 
 
 def _canonical(sites: KrigingSites, index: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ SEARCHED_AT_ONCE = 64 * TARGETS_AT_ONCE
 
 @dataclass(frozen=True)
 class Choice:
-    """Covariances and nuggets of one component, or of the remainder, with their weights.
+    """Covariances and nuggets of one component, or of a remainder, with their weights.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Observed:
     noise
         Shape (n,), mean 1.
     choices
-        One per component, and last that of the remainder.
+        One per component, and last those of the remainders.
     """
 
     correlations: Correlations
@@ -63,6 +63,11 @@ class Observed:
     scores: np.ndarray
     noise: np.ndarray
     choices: list[Choice]
+
+    @property
+    def components(self) -> int:
+        """How many there are; the other choices are those of remainders."""
+        return self.scores.shape[1]
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Weight and scale of every covariance and nugget, each of shape (covariances, nuggets, choices)."""
@@ -82,21 +87,21 @@ class Observed:
 
 @dataclass(frozen=True)
 class Solved:
-    """Kriging of components, and the weights of the remainder.
+    """Kriging of components, and the weights of the remainders.
 
     Parameters
     ----------
     mean, variance
         Shape (targets, components), of a new observation.
-    smoother
-        Array or sparse array, shape (targets, n): weights of the training spots for the remainder of any gene.
+    smoothers
+        For every remainder an array or sparse array, shape (targets, n): weights of the training spots for any gene.
     remainder_variance
-        Shape (targets,), for a gene of average remainder.
+        Shape (targets, remainders), for a gene of average remainder.
     """
 
     mean: np.ndarray
     variance: np.ndarray
-    smoother: np.ndarray | sparse.csr_array
+    smoothers: list[np.ndarray | sparse.csr_array]
     remainder_variance: np.ndarray
 
 
@@ -108,10 +113,11 @@ def solve_exact(observed: Observed, targets: np.ndarray, device: str = "cpu") ->
     correlations, train, scores, noise = observed.correlations, observed.train, observed.scores, observed.noise
     device, (weight, scale) = _double(device), observed.tables()
     target_noise = observed.noise_at(targets)
-    mean, variance = np.zeros((len(targets), scores.shape[1])), np.zeros((len(targets), len(observed.choices)))
-    smoother = np.zeros((len(targets), len(train)))
+    c = observed.components
+    mean, variance = np.zeros((len(targets), c)), np.zeros((len(targets), len(observed.choices)))
+    smoothers = [np.zeros((len(targets), len(train))) for _ in observed.choices[c:]]
     if not len(targets):
-        return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
+        return Solved(mean, variance[:, :c], smoothers, variance[:, c:])
     among, across = correlations.between(train, train), correlations.between(targets, train)
     for k, covariance in enumerate(correlations.candidates):
         used = np.flatnonzero(weight[k].any(axis=1))
@@ -128,15 +134,17 @@ def solve_exact(observed: Observed, targets: np.ndarray, device: str = "cpu") ->
             factor = torch.linalg.cholesky(system)
             half = torch.linalg.solve_triangular(factor, right, upper=False)
             variance -= np.outer((half**2).sum(0).cpu().numpy(), shares)
-            some = np.flatnonzero(weight[k, g, :-1])
+            some = np.flatnonzero(weight[k, g, :c])
             rotated = torch.linalg.solve_triangular(
                 factor, torch.from_numpy(scores[:, some] * weight[k, g, some]).to(device), upper=False
             )
             mean[:, some] += (half.T @ rotated).cpu().numpy()
-            if weight[k, g, -1]:
-                dual = torch.linalg.solve_triangular(factor.T, half, upper=True)
-                smoother += weight[k, g, -1] * dual.T.cpu().numpy()
-    return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
+            if weight[k, g, c:].any():
+                dual = torch.linalg.solve_triangular(factor.T, half, upper=True).T.cpu().numpy()
+                for smoother, own in zip(smoothers, weight[k, g, c:], strict=True):
+                    if own:
+                        smoother += own * dual
+    return Solved(mean, variance[:, :c], smoothers, variance[:, c:])
 
 
 def solve_near(observed: Observed, targets: np.ndarray, device: str = "cpu") -> Solved:
@@ -145,29 +153,30 @@ def solve_near(observed: Observed, targets: np.ndarray, device: str = "cpu") -> 
     Parameters are those of `solve_exact`.
     """
     device, target_noise = _double(device), observed.noise_at(targets)
-    near = neighbourhoods(observed.correlations, observed.train, targets)
-    mean = np.zeros((len(targets), observed.scores.shape[1]))
-    variance, weights = np.zeros((len(targets), len(observed.choices))), np.zeros(near.shape)
+    near, c = neighbourhoods(observed.correlations, observed.train, targets), observed.components
+    mean, variance = np.zeros((len(targets), c)), np.zeros((len(targets), len(observed.choices)))
+    weights = np.zeros((len(observed.choices) - c, *near.shape))
     with one_thread():
         for start in range(0, len(targets), TARGETS_AT_ONCE):
             rows = slice(start, start + TARGETS_AT_ONCE)
-            mean[rows], variance[rows], weights[rows] = _solve_batch(
+            mean[rows], variance[rows], weights[:, rows] = _solve_batch(
                 observed, targets[rows], near[rows], target_noise[rows], device
             )
     starts = np.arange(len(targets) + 1) * near.shape[1]
-    smoother = sparse.csr_array((weights.ravel(), near.ravel(), starts), shape=(len(targets), len(observed.train)))
-    return Solved(mean, variance[:, :-1], smoother, variance[:, -1])
+    shape = len(targets), len(observed.train)
+    smoothers = [sparse.csr_array((own.ravel(), near.ravel(), starts), shape=shape) for own in weights]
+    return Solved(mean, variance[:, :c], smoothers, variance[:, c:])
 
 
 def _solve_batch(observed: Observed, targets: np.ndarray, near: np.ndarray, target_noise: np.ndarray, device: str):
-    """Mean, variance and the remainder's weights of some targets, given the positions of their neighbours in train."""
+    """Mean, variance and the remainders' weights of some targets, given the positions of their neighbours in train."""
     correlations, scores, noise = observed.correlations, observed.scores, observed.noise
-    (weight, scale), neighbours = observed.tables(), observed.train[near]
+    (weight, scale), neighbours, c = observed.tables(), observed.train[near], observed.components
     among, across = correlations.between(neighbours, neighbours), correlations.between(targets[:, None], neighbours)
     across = Relations(across.distance[:, 0], None if across.image is None else across.image[:, 0])
     near_scores, near_noise = torch.from_numpy(scores[near]).to(device), torch.from_numpy(noise[near]).to(device)
     mean = torch.zeros((len(targets), scores.shape[1]), dtype=torch.float64, device=device)
-    remainder = torch.zeros(near.shape, dtype=torch.float64, device=device)
+    remainders = torch.zeros((len(observed.choices) - c, *near.shape), dtype=torch.float64, device=device)
     variance = np.zeros((len(targets), weight.shape[2]))
     for k, covariance in enumerate(correlations.candidates):
         used = np.flatnonzero(weight[k].any(axis=1))
@@ -184,9 +193,9 @@ def _solve_batch(observed: Observed, targets: np.ndarray, near: np.ndarray, targ
             dual = torch.cholesky_solve(right, factor)
             variance -= np.outer((dual * right).sum((1, 2)).cpu().numpy(), shares)
             own = torch.from_numpy(weight[k, g]).to(device)
-            mean += (dual.transpose(1, 2) @ near_scores)[:, 0] * own[:-1]
-            remainder += own[-1] * dual[:, :, 0]
-    return mean.cpu().numpy(), variance, remainder.cpu().numpy()
+            mean += (dual.transpose(1, 2) @ near_scores)[:, 0] * own[:c]
+            remainders += own[c:, None, None] * dual[:, :, 0]
+    return mean.cpu().numpy(), variance, remainders.cpu().numpy()
 
 
 def neighbourhoods(correlations: Correlations, train: np.ndarray, targets: np.ndarray) -> np.ndarray:

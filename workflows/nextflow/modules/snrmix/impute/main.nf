@@ -11,6 +11,7 @@ process SNRMIX_IMPUTE {
     output:
     tuple val(meta), path("*.imputed.zarr"), emit: zarr
     tuple val(meta), path("*.snrmix.json") , emit: json
+    tuple val(meta), path("*.report.html") , emit: report
     path "*_mqc.json"                      , emit: multiqc
     path "versions.yml"                    , emit: versions
 
@@ -33,6 +34,7 @@ process SNRMIX_IMPUTE {
 
     snrmix report \\
         ${prefix}.imputed.zarr \\
+        --output ${prefix}.report.html \\
         --multiqc . \\
         --sample ${prefix} \\
         --record ${prefix}.snrmix.json
@@ -47,7 +49,7 @@ process SNRMIX_IMPUTE {
     def prefix = task.ext.prefix ?: "${meta.id}"
     """
     mkdir ${prefix}.imputed.zarr
-    touch ${prefix}.snrmix.json ${prefix}_snrmix_mqc.json
+    touch ${prefix}.snrmix.json ${prefix}.report.html ${prefix}_snrmix_mqc.json
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
