@@ -23,6 +23,15 @@ interactiveshell = pytest.importorskip("IPython.core.interactiveshell")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
 MOST_BYTES = 1_500_000
+WITHOUT_OUTPUT = (
+    "1_first_steps",
+    "3_spatialdata_and_images",
+    "5_what_may_be_done",
+    "6_all_sections_of_a_study",
+    "7_denser_maps",
+    "8_encoders",
+    "10_in_a_pipeline",
+)
 LOADERS = ("olfactory_bulb", "her2_tumour")
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -41,6 +50,9 @@ def test_tutorials_are_listed():
 @by_name
 def test_notebook_is_stored_with_its_output(path):
     cells = code_cells(path)
+    if path.stem in WITHOUT_OUTPUT:
+        assert not any(cell.outputs for cell in cells), f"{path.name} has outputs: take it off the list"
+        pytest.skip(f"its outputs are to be stored: python tutorials/run.py {path.stem}")
     assert path.stat().st_size < MOST_BYTES
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
