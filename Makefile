@@ -20,7 +20,7 @@ install = set -o pipefail; $(BIN)/python -m pip install $(1) 2>&1 | tee $(VENV)/
 	|| { tail -n 30 $(VENV)/pip.log; echo "Installation failed; the full output is in $(VENV)/pip.log." >&2; exit 1; }
 
 help:
-	@echo "make demo   impute a small synthetic section and draw it in demo/"
+	@echo "make demo   impute a synthetic section, or a real one of the folder SNRMIX_DATA, and draw it in demo/"
 	@echo "make test   check style and types, and run the tests"
 	@echo "make lint   check style and types only"
 	@echo "make docs   build the documentation in docs/_build/html"
@@ -46,7 +46,7 @@ $(VENV)/%.stamp: $(VENV)/package.stamp
 	@touch $@
 
 demo: $(VENV)/package.stamp
-	@echo "==> Imputing a synthetic section (about a minute); results go to demo/"
+	@echo "==> Imputing a section (about a minute); results go to demo/"
 	@$(BIN)/snrmix demo --out demo
 
 lint: $(VENV)/test.stamp

@@ -356,7 +356,9 @@ def ceiling(options) -> list[tuple]:
             lines.append(row("noise ceiling", where, words, total, ".9-1.1", 0.9 <= total <= 1.1, named(seeds)))
             if kind == "overdispersed":
                 words = "the same, if nothing could predict the scatter of rates"
-                lines.append(row("noise ceiling", where, words, scatter, "errs downward", scatter < 1, named(seeds)))
+                lines.append(
+                    row("noise ceiling", where, words, scatter, "below 1, as the docs say", scatter < 1, named(seeds))
+                )
     return lines
 
 

@@ -16,12 +16,18 @@ def copy_tutorials(origin: Path, folder: Path) -> list[Path]:
     """Copy all notebooks, with their first pictures beside them; returns the copies."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    copies = [Path(shutil.copy2(path, folder)) for path in sorted(origin.glob("*.ipynb"))]
+    copies = [Path(shutil.copy2(path, folder)) for path in sorted(origin.glob("*.ipynb"), key=number)]
     for path in copies:
         picture = first_picture(json.loads(path.read_text()))
         if picture is not None:
             shrink(picture, path.with_suffix(".png"))
     return copies
+
+
+def number(path: Path) -> tuple[int, str]:
+    """What notebooks are sorted by: the number that a name begins with, those without at the end."""
+    found = re.match(r"\d+", path.name)
+    return (int(found[0]) if found else 1000, path.name)
 
 
 def cards(notebooks: list[Path]) -> str:

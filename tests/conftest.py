@@ -74,6 +74,32 @@ def real_file():
     return find
 
 
+@pytest.fixture
+def small_settings(monkeypatch, fast):
+    """Calls written for readers take the smallest settings, whatever they ask for."""
+    smallest = {name: value for name, value in fast.items() if name != "genes"}
+    _override(monkeypatch, snrmix.tl, "impute", smallest, fast["genes"])
+    _override(monkeypatch, snrmix.tl, "benchmark", {**smallest, "splits": 1}, fast["genes"])
+    for name in ("draws", "pool", "rank_genes_groups", "spatial_autocorr", "leiden_consensus"):
+        _override(monkeypatch, snrmix.tl, name, {"n_draws": 2}, None)
+
+
+def _override(monkeypatch, owner, name: str, settings: dict, most_genes: int | None) -> None:
+    """Let a function have settings of its own; a number of genes is lowered, and names of genes stay."""
+    real = getattr(owner, name)
+
+    def changed(*args, **options):
+        options |= {key: value for key, value in settings.items() if key != "encoder" or "use_rep" not in options}
+        genes = options.get("genes")
+        if isinstance(genes, list) and isinstance(genes[0], int):
+            options["genes"] = [most_genes, *genes[1:]]
+        elif isinstance(genes, int):
+            options["genes"] = most_genes
+        return real(*args, **options)
+
+    monkeypatch.setattr(owner, name, changed)
+
+
 @pytest.fixture(scope="session")
 def assert_unchanged():
     """Compare an object with a copy made before: every part, value, dtype and order."""

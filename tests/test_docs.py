@@ -38,7 +38,17 @@ ELSEWHERE = {  # examples that other tests run, or that need what is not there
     "pl.report": "tests/pl/test_report.py",
     "io.Description": "what snrmix.io.describe returns",
 }
-GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "PTPRC")
+GENES = ("COL1A1", "EPCAM", "KRT8", "ERBB2", "COL3A1", "CD74")
+
+
+def _resolve(name: str):
+    found = snrmix
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+EXAMPLES = {name: doctest.DocTestParser().get_examples(_resolve(name).__doc__ or "") for name in PUBLIC}
 
 
 def blocks(page: Path) -> list[tuple[int, str, str | None]]:
@@ -78,6 +88,14 @@ def prepared():
     return {"adata": a, "a": a, "b": b, "slides": slides, "image": image}
 
 
+SYNTHETIC = snrmix.datasets.synthetic_tissue
+
+
+def _small_tissue(n_rows: int = 12, n_genes: int = 40, **options) -> ad.AnnData:
+    """A section of few rows, however many were asked for."""
+    return SYNTHETIC(min(n_rows, 12), n_genes, **{"image_px_per_pitch": 16, **options})
+
+
 def _fewer(options: dict) -> dict:
     """A number of genes that the section does not have means all, several splits mean one."""
     fewer = {"genes": None, "splits": 1}
@@ -106,6 +124,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(snrmix.tl, "impute", defaults(snrmix.tl.impute))
     monkeypatch.setattr(snrmix.tl, "benchmark", defaults(snrmix.tl.benchmark))
     monkeypatch.setattr(snrmix, "SNRMix", CheapModel)
+    monkeypatch.setattr(snrmix.datasets, "synthetic_tissue", _small_tissue)
     for verb in ("draws", "pool", "rank_genes_groups", "spatial_autocorr", "leiden_consensus"):
         few = partial(getattr(snrmix.tl, verb), n_draws=3)
         monkeypatch.setattr(snrmix.tl, verb, lambda data, *args, few=few, **given: _call(few, data, args, given))
@@ -206,6 +225,7 @@ PREPARED = {
     "evaluate": _without_hold_out,
     "gallery": _gallery,
     "inputs": _stored,
+    "report": _imputed,
     "results": _results,
     "several_slides": _several_slides,
     "what_to_do": _imputed,
@@ -220,11 +240,10 @@ def test_code_is_python(page):
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ELSEWHERE])
 def test_examples_of_the_api_run(name, namespace):
-    examples = doctest.DocTestParser().get_examples(_resolve(name).__doc__ or "")
-    assert examples, f"snrmix.{name} has no example"
+    assert EXAMPLES[name], f"snrmix.{name} has no example"
     if name in NEEDS:
         NEEDS[name](namespace)
-    for example in examples:
+    for example in EXAMPLES[name]:
         said = _run(example.source, namespace)
         assert not example.want or said == example.want, f"{example.source}gives {said}"
 
@@ -273,18 +292,12 @@ NEEDS = {
     ),
     "pl.share": _several,
     "pl.benchmark": _result,
+    "tl.pool": _imputed,
     "tl.evaluate": _without_hold_out,
     "tl.coverage": _without_hold_out,
     "io.write_layer": _store,
     "Encoder": _model,
 }
-
-
-def _resolve(name: str):
-    found = snrmix
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def test_the_api_page_has_every_public_name():

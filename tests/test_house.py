@@ -20,10 +20,10 @@ FLOORS = (  # from the roof down; what stands on one floor may not know what els
     ("io",),
     ("plan",),
     ("data", "engine"),
-    ("images", "_checks"),
+    ("images", "_checks", "_progress"),
     ("datasets", *GROUND),
 )
-WINGS = {"engine": ("engine", "_checks", *GROUND), "images": ("images", *GROUND)}
+WINGS = {"engine": ("engine", "_checks", "_progress", *GROUND), "images": ("images", *GROUND)}
 LONGEST = 350
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from numbers import Integral, Real
 
 import numpy as np
@@ -21,6 +21,19 @@ def whole_number(name: str, value, least: int = 1) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}={value!r} must be a whole number from {least} up.")
     return int(value)
+
+
+def key(name: str, value, what: str):
+    """A name of something in the object, or ``None``.
+
+    Raises
+    ------
+    TypeError
+        For lists, arrays and the like.
+    """
+    if not isinstance(value, Hashable):
+        raise TypeError(f"{name} must be the name of {what}, not {type(value).__name__}.")
+    return value
 
 
 def flag(name: str, value) -> bool:

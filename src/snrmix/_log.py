@@ -3,8 +3,19 @@ import logging
 import threading
 import warnings
 
+beside = contextlib.nullcontext  # what a bar on the screen makes way with for a line
 
-class _NotebookHandler(logging.StreamHandler):
+
+class Handler(logging.StreamHandler):
+    """Messages, and the bar below them."""
+
+    def emit(self, record):
+        """Write a line."""
+        with beside():
+            super().emit(record)
+
+
+class _NotebookHandler(Handler):
     """Show snrmix's messages unless the application has set up logging itself."""
 
     def emit(self, record):

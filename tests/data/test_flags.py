@@ -72,6 +72,38 @@ def test_other_values_are_refused_with_what_they_are(form):
     assert "measured=adata.obs['x']" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("yes", "no"), [("pass", "fail"), ("Tissue", "glass"), ("ok", "bad"), ("kept", "dropped"), (1, -1), (1, 2)]
+)
+def test_the_line_in_the_message_means_yes(tissue, yes, no):
+    expected = np.arange(tissue.n_obs) % 3 > 0
+    tissue.obs["x"] = np.where(expected, yes, no)
+    with pytest.raises(TypeError) as error:
+        read_mask(tissue, "x", "measured")
+    line = error.value.args[0].partition("measured=")[2].removesuffix(".")
+    np.testing.assert_array_equal(eval(line, {"adata": tissue}), expected)
+
+
+def test_words_that_may_mean_anything_are_left_to_the_user(tissue):
+    tissue.obs["x"] = np.where(np.arange(tissue.n_obs) % 3 > 0, "a", "b")
+    with pytest.raises(TypeError, match=r"astype\(str\) == '...'"):
+        read_mask(tissue, "x", "measured")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (lambda a: list(a.obs_names[:50]), r"measured=adata.obs_names.isin\(names\)"),
+        (lambda a: a.obs_names[:50], r"measured=adata.obs_names.isin\(names\)"),
+        (lambda a: np.arange(50), r"measured=np.isin\(np.arange\(adata.n_obs\), rows\)"),
+        (lambda a: ["x", "y"], "one value per observation.$"),
+    ],
+)
+def test_names_and_numbers_of_rows_get_the_line_that_reads_them(tissue, rows, says):
+    with pytest.raises(ValueError, match=says):
+        read_mask(tissue, rows(tissue), "measured")
+
+
 @pytest.mark.parametrize("form", STORED)
 def test_a_column_is_the_same_in_every_form(tissue, form):
     rows = np.arange(tissue.n_obs) % len(YES)

@@ -227,7 +227,52 @@ def test_several_stored_sections_name_the_columns_that_could_be_meant():
         read_labels(obs, ["A", "B"], None)
 
 
+@pytest.mark.parametrize("column", ["sample", "slice", "region of the tissue"])
+def test_a_slide_cut_out_of_several_is_known_by_its_name(column):
+    obs = pd.DataFrame({column: pd.Categorical(["B"] * 10, categories=["A", "B", "C"]), "kind": list("ab") * 5})
+    labels, key = read_labels(obs, ["A", "B", "C"], None)
+    assert key == column and set(labels) == {"B"}
+
+
+def test_two_slides_of_three_are_known_by_their_names():
+    obs = pd.DataFrame({"slide": ["A"] * 10 + ["C"] * 10, "sex": "F"})
+    labels, key = read_labels(obs, ["A", "B", "C"], None)
+    assert key == "slide" and set(labels) == {"A", "C"}
+
+
+def test_a_slide_cut_out_of_several_without_its_name_is_asked_for():
+    obs = pd.DataFrame({"sample": ["x"] * 10})
+    with pytest.raises(ValueError, match=r"If all are in one of them.*adata.obs\['library_id'\] = 'A'"):
+        read_labels(obs, ["A", "B"], None)
+
+
+@pytest.mark.parametrize("given", [["slide"], np.array(["A", "B"]), pd.Series(["A"]), {"A": 1}])
+def test_a_library_key_is_a_name(tissue, given):
+    with pytest.raises(TypeError, match="library_key must be the name of an obs column, not"):
+        snrmix.pp.hold_out(tissue, library_key=given)
+
+
 # What is one slide
+
+
+@pytest.mark.parametrize("nth", [2, 3, 4])
+@pytest.mark.parametrize("by", ["rows of the table", "places", "columns of the array"])
+def test_every_nth_spot_of_an_array_is_one_slide(nth, by):
+    adata = snrmix.datasets.synthetic_tissue(30, 10, image_px_per_pitch=16)
+    row, column = adata.obs["array_row"].to_numpy(), adata.obs["array_col"].to_numpy()
+    kept = {
+        "rows of the table": np.arange(adata.n_obs) % nth == 0,
+        "places": (row + column // 2) % nth == 0,
+        "columns of the array": column % nth < (nth + 1) // 2,
+    }[by]
+    snrmix.pp.hold_out(adata[kept].copy())
+
+
+def test_places_that_do_not_say_where_spots_are_prove_nothing(two):
+    x = arrays_without_a_trace(*(one.copy() for one in two))
+    x.obs["array_row"], x.obs["array_col"] = np.arange(x.n_obs) // 20, np.arange(x.n_obs) % 20
+    with pytest.raises(ValueError, match="seems to be several slides"):
+        snrmix.pp.hold_out(x)
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -1,5 +1,6 @@
 """Objects that people really have: read as they are meant, or refused in a sentence that helps, and never half written."""
 
+import json
 from copy import deepcopy
 
 import anndata as ad
@@ -91,6 +92,15 @@ READ = {
     "no level, and the image itself": no_level_and_one_image,
     "a number as name": another_name,
     "a factor beside the images": factor_beside_the_images,
+    "a table beside": named(spots=pd.DataFrame({"x": [1, 2]}), pixels=np.zeros((3, 3))),
+    "factors as the text of a JSON": factors(json.dumps),
+    "factors as one row of a table": factors(lambda f: pd.DataFrame([f])),
+    "factors one level below": factors(lambda f: {"scalefactors_json": f}),
+    "factors under another name": lambda a: entry(a).update(scale_factors=entry(a).pop("scalefactors")),
+    "images under another name": lambda a: entry(a).update(image=entry(a).pop("images")),
+    "the image under its own name": lambda a: entry(a).update(entry(a).pop("images")),
+    "the image named as by squidpy 1.2": images(lambda image: {"hires_image": image}),
+    "the image named as its file": images(lambda image: {"tissue_hires_image": image}),
 }
 
 
@@ -100,6 +110,26 @@ def test_stored_sections_are_read_as_they_are_meant(tissue, plain, assert_unchan
     before = tissue.copy()
     np.testing.assert_allclose(embedding(tissue).astype(float), plain.astype(float), atol=2e-3)
     assert_unchanged(before, tissue)
+
+
+@pytest.mark.parametrize("beside", ["positions in uns", "nothing in uns"])
+def test_positions_in_uns_are_no_image(tissue, impute, caplog, beside):
+    tissue.uns["spatial"] = tissue.obsm["spatial"].copy() if beside == "positions in uns" else {}
+    impute(tissue)
+    assert "no image and no use_rep" in caplog.text
+    assert ("ad.concat" in caplog.text) == (beside == "nothing in uns")
+
+
+@pytest.mark.parametrize(
+    ("library", "stored"), [("S1", "spaceranger_S1_mm10"), ("run_S1", "S1"), ("s1_a", "S1_A_outs")]
+)
+def test_a_section_of_a_longer_name_is_suggested(tissue, library, stored):
+    tissue.obs["library_id"] = library
+    tissue.uns["spatial"] = {stored: entry(tissue), "other": entry(tissue)}
+    with pytest.raises(KeyError, match=f"no image for library '{library}'") as error:
+        embedding(tissue)
+    exec(error.value.args[0].partition("names of the libraries: ")[2].removesuffix("."), {"adata": tissue})
+    embedding(tissue)
 
 
 def no_uns(adata):
@@ -191,6 +221,70 @@ def test_what_cannot_be_read_names_its_key(tissue, store, says, impute, assert_u
 def test_a_full_resolution_image_needs_no_factor(tissue):
     tissue.uns["spatial"]["synthetic"]["images"]["fullres"] = entry(tissue)["images"]["hires"]
     assert stored_sections(tissue)["synthetic"]["scalefactors"]["tissue_fullres_scalef"] == 1
+
+
+class Modalities:
+    """Like a MuData, which is no dependency."""
+
+    def __init__(self, **mod):
+        self.mod = mod
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda a: "section.h5ad", "not str. Read the file first: anndata.read_h5ad"),
+        (lambda a: [a, a], "not list. Put sections together first: anndata.concat"),
+        (lambda a: Modalities(rna=a, prot=a), r"'rna', 'prot': modalities.mod\['rna'\]"),
+        (lambda a: ad.experimental.AnnCollection({"a": a}), "not AnnCollection. adata.to_adata"),
+        (lambda a: a.to_df(), "not DataFrame.$"),
+        (lambda a: None, "not NoneType.$"),
+    ],
+)
+def test_what_is_no_section_is_told_how_to_become_one(tissue, impute, make, says):
+    with pytest.raises(
+        TypeError, match=f"data must be an AnnData or a SpatialData, {says}" if says[0] == "n" else says
+    ):
+        impute(make(tissue))
+    assert "data must be" in str(snrmix.io.describe(make(tissue)))
+
+
+@pytest.mark.parametrize("argument", ["image_key", "use_rep", "layer"])
+def test_names_are_no_lists(tissue, impute, argument):
+    with pytest.raises(TypeError, match=f"{argument} must be the name of an? .*, not list"):
+        impute(tissue, **{argument: ["hires"]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("ensg00000000003", None),
+        ("ENSG00000000003", "it is 'ENSG00000000003.4' here"),
+        ("ENSG00000000003.9", "3.4' here"),
+    ],
+)
+def test_versions_of_identifiers_are_passed_over(tissue, impute, asked, says):
+    tissue.var_names = [f"ENSG{i:011d}.{i + 1}" for i in range(tissue.n_vars)]
+    with pytest.raises(KeyError, match=says or "Did you mean"):
+        impute(tissue, genes=[asked])
+
+
+def test_symbols_are_known_in_any_case(tissue, impute):
+    name = tissue.var_names[2]
+    tissue.var["feature_name"] = tissue.var_names
+    tissue.var_names = [f"ENSG{i:011d}" for i in range(tissue.n_vars)]
+    with pytest.raises(KeyError, match="it is 'ENSG00000000002', by var"):
+        impute(tissue, genes=[name.lower()])
+
+
+@pytest.mark.parametrize("name", ["hires", "lowres"])
+def test_positions_scaled_to_an_image_are_told_how_to_be_scaled_back(tissue, plain, name):
+    entry(tissue)["scalefactors"]["tissue_lowres_scalef"] = 0.05
+    tissue.obsm["spatial"] = tissue.obsm["spatial"] * entry(tissue)["scalefactors"][f"tissue_{name}_scalef"]
+    with pytest.raises(ValueError, match=f"It seems to be scaled by 'tissue_{name}_scalef'") as error:
+        embedding(tissue)
+    exec("adata.obsm" + error.value.args[0].partition(": adata.obsm")[2].removesuffix("."), {"adata": tissue, "np": np})
+    np.testing.assert_allclose(embedding(tissue).astype(float), plain.astype(float), atol=2e-2)
 
 
 @pytest.mark.parametrize("value", [None, "x", np.nan, np.inf, [1, 2], {}, np.array([])])

@@ -151,6 +151,36 @@ def test_every_layout(layout):
         }
 
 
+@pytest.mark.parametrize("table", ["tissue_positions_list.csv", "tissue_positions.csv"])
+@pytest.mark.parametrize("images", ["png", "jpg"])
+def test_files_of_an_archive(tmp_path, table, images):
+    """Public archives put the name of a sample before every file, and pack text."""
+    spatial = tmp_path / "spatial"
+    spots = write_spatial(spatial, table)
+    for path in list(spatial.iterdir()):
+        name = f"GSM123_A1_{path.name}"
+        if path.suffix == ".png":
+            Image.open(path).save(spatial / name.replace(".png", f".{images}"))
+        else:
+            (spatial / f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    barcodes = list(spots.index[spots["in_tissue"] == 1])
+    write_h5(tmp_path / "GSM123_A1_filtered_feature_bc_matrix.h5", barcodes)
+    adata = read_path(tmp_path)
+    np.testing.assert_array_equal(adata.obsm["spatial"], spots.loc[adata.obs_names, PIXELS[::-1]])
+    entry = adata.uns["spatial"]["S1"]
+    assert entry["scalefactors"] == FACTORS and set(entry["images"]) == {"hires", "lowres"}
+
+
+def test_files_of_two_samples_are_not_mixed(tmp_path):
+    write_spatial(tmp_path / "spatial", "tissue_positions.csv")
+    (tmp_path / "spatial" / "tissue_positions.csv").rename(tmp_path / "spatial" / "a_tissue_positions.csv")
+    positions().to_csv(tmp_path / "spatial" / "b_tissue_positions.csv", index=False)
+    write_h5(tmp_path / "filtered_feature_bc_matrix.h5", list(positions()["barcode"][:30]))
+    with pytest.raises(FileNotFoundError, match="no positions of spots"):
+        read_path(tmp_path)
+
+
 def test_spots_without_a_read_are_unmeasured(tmp_path):
     from snrmix.data.expression import read_measured
 

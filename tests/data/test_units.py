@@ -1,5 +1,6 @@
 """Counts, their logs, and what is neither, are told apart by the ratios within spots, totals and deviations."""
 
+import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
@@ -35,7 +36,7 @@ FORMS = {
     "log in single precision": ("log", lambda c: log(c).astype(np.float32)),
     "log of counts per million": ("log", lambda c: log(c, 1e6)),
     "log of the median total": ("log", lambda c: log(c, np.median(c.sum(1)))),
-    "log without normalisation": ("log", np.log1p),
+    "log without normalisation": ("log of counts", np.log1p),
     "log of some genes": ("log", lambda c: log(c)[:, 50:90]),
     "log2": ("log2", lambda c: np.log2(1 + per_spot(c))),
     "log10": ("log10", lambda c: np.log10(1 + per_spot(c))),
@@ -50,6 +51,11 @@ FORMS = {
     "scaled to the largest": ("scaled", lambda c: log(c) / log(c).max(0).clip(1e-9)),
     "normalised and rounded": ("rounded", lambda c: np.rint(per_spot(c, 1e5))),
     "ambient-corrected": ("unclear", ambient),
+    "log without normalisation, in single precision": ("log of counts", lambda c: np.log1p(c).astype(np.float32)),
+    "log of counts of one total": ("log", lambda c: np.log1p(np.rint(per_spot(c, 3e4)))),
+    "detected": ("detected", lambda c: c > 0),
+    "detected, as yes and no": ("detected", lambda c: (c > 0).astype(np.uint8)),
+    "one more than counts": ("shifted", lambda c: c + 1),
     "denoised": ("no zeros", lambda c: log(c + c.mean(0) + 0.1)),
 }
 
@@ -83,18 +89,75 @@ def test_what_is_neither_is_refused_unless_the_user_says_so(tissue, impute, asse
     impute(tissue, units="counts" if "counts" in str(error.value).partition("say units=")[2][:10] else "log")
 
 
-@pytest.mark.parametrize(("form", "says"), [("log2", "base of 2"), ("log10", "base of 10"), ("denoised", "denoised")])
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("log2", "base of 2"),
+        ("log10", "base of 10"),
+        ("denoised", "denoised"),
+        ("log without normalisation", "not brought to one total"),
+        ("detected", "detected and what not"),
+    ],
+)
 def test_what_is_doubtful_is_used_with_a_warning(tissue, impute, caplog, form, says):
     tissue.X = FORMS[form][1](tissue.X.toarray().astype(float))
     impute(tissue)
     assert says in caplog.text
 
 
-@pytest.mark.parametrize("form", ["counts", "log", "log of counts per million", "log without normalisation"])
+@pytest.mark.parametrize("form", ["counts", "log", "log of counts per million"])
 def test_nothing_is_said_of_ordinary_values(tissue, impute, caplog, form):
     tissue.X = FORMS[form][1](tissue.X.toarray())
     impute(tissue)
     assert not [record for record in caplog.records if record.levelname == "WARNING" and "X " in record.message]
+
+
+def with_antibodies(adata, rate, kind="Antibody Capture"):
+    """The same with eight features of another kind, counted at a rate per spot."""
+    counts = np.random.default_rng(0).poisson(rate, (adata.n_obs, 8))
+    both = ad.AnnData(
+        sparse.csr_matrix(np.hstack([adata.X.toarray(), counts])), obs=adata.obs, obsm=dict(adata.obsm), uns=adata.uns
+    )
+    both.var_names = [*adata.var_names, *(f"CD{i}.1" for i in range(8))]
+    both.var["feature_types"] = ["Gene Expression"] * adata.n_vars + [kind] * 8
+    return both
+
+
+@pytest.mark.parametrize("kind", ["Antibody Capture", "CRISPR Guide Capture", "Custom"])
+def test_counts_of_other_features_do_not_normalise_those_of_genes(tissue, impute, kind):
+    both = with_antibodies(tissue, 4000, kind)
+    with pytest.raises(ValueError, match=f"8 of the 48 features are '{kind}', with 8. % of the counts") as error:
+        impute(both, genes=None)
+    adata = eval(
+        error.value.args[0].partition("Keep the genes: adata = ")[2].partition(", and impute")[0], {"adata": both}
+    )
+    got = impute(adata, genes=None, copy=True)
+    np.testing.assert_array_equal(got.layers["snrmix"], impute(tissue, genes=None, copy=True).layers["snrmix"])
+
+
+def test_a_few_counts_of_other_features_are_warned_of(tissue, impute, caplog):
+    impute(with_antibodies(tissue, 0.5), genes=None)
+    assert "8 of the 48 features are 'Antibody Capture'" in caplog.text
+
+
+def test_all_of_one_kind_is_not_spoken_of(tissue, impute, caplog):
+    tissue.var["feature_types"] = "Antibody Capture"
+    impute(tissue)
+    assert "features are" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "says"), [("layer", "Others: layer='counts'"), ("raw", "adata = adata.raw.to_adata")]
+)
+def test_centred_values_name_where_others_are(tissue, impute, elsewhere, says):
+    if elsewhere == "raw":
+        tissue.raw = tissue
+    else:
+        tissue.layers["counts"] = tissue.X.copy()
+    del tissue.layers["truth"]
+    tissue.X = tissue.X.toarray() - tissue.X.toarray().mean(0)
+    with pytest.raises(ValueError, match=says):
+        impute(tissue, measured=np.ones(tissue.n_obs, bool))
 
 
 def test_centred_values_are_refused(tissue, impute):

@@ -1,5 +1,7 @@
 """The same picture in every form that people store it in: the same pixels, and the same features."""
 
+import struct
+
 import dask.array as da
 import h5py
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import tifffile
 import xarray as xr
 import zarr
-from PIL import Image
+from PIL import Image, ImageCms
 
 import snrmix
 from snrmix.images import open_image
@@ -366,6 +368,66 @@ def test_pillow_object_that_is_turned(section, tmp_path):
 
 
 # Opacity
+
+
+DISPLAY_P3 = np.array([[0.51512, 0.29198, 0.1571], [0.2412, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
+SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.7141]])
+
+
+def colour_profile(primaries: np.ndarray, gamma: float = 2.2, space: bytes = b"RGB ") -> bytes:
+    """A profile of ICC version 2 with primaries as columns of XYZ, and a power law."""
+
+    def numbers(*values):
+        return b"".join(struct.pack(">i", round(65536 * value)) for value in values)
+
+    name = b"of a camera\0"
+    curve = b"curv" + bytes(4) + struct.pack(">IHH", 1, int(256 * gamma), 0)
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name)) + name + bytes(78), b"cprt": b"text" + bytes(8)}
+    white = (0.9642, 1, 0.8249)
+    for key, values in zip((b"wtpt", b"rXYZ", b"gXYZ", b"bXYZ"), (white, *primaries.T), strict=True):
+        tags[key] = b"XYZ " + bytes(4) + numbers(*values)
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    start, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for key, value in tags.items():
+        value += bytes(-len(value) % 4)
+        table += key + struct.pack(">II", start + len(body), len(value))
+        body += value
+    size = struct.pack(">I", start + len(body))
+    head = size + bytes(4) + bytes([2, 16, 0, 0]) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp" + bytes(28)
+    return head + numbers(*white) + bytes(48) + table + body
+
+
+def from_p3(image: np.ndarray) -> np.ndarray:
+    """The same colours as numbers of sRGB, by the matrices of both."""
+    light = ((image / 255) ** 2.2 @ DISPLAY_P3.T @ np.linalg.inv(SRGB).T).clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("form", ["RGB", "with opacity", "palette"])
+def test_colours_of_an_embedded_profile_become_those_of_screens(section, tmp_path, form):
+    image = section[1][:200, :300]
+    stored = Image.fromarray(image)
+    if form == "with opacity":
+        stored.putalpha(255)
+    elif form == "palette":
+        stored = stored.quantize(200)
+        image = np.asarray(stored.convert("RGB"))
+    stored.save(tmp_path / "a.png", icc_profile=colour_profile(DISPLAY_P3))
+    got = pixels(tmp_path / "a.png").astype(float)
+    assert np.abs(got - from_p3(image)).max() <= 1 and np.abs(got - image).mean() > 2
+
+
+@pytest.mark.parametrize("form", ["sRGB", "broken", "of other colours", "none"])
+def test_profiles_that_say_nothing_change_nothing(section, tmp_path, form):
+    image = section[1][:200, :300]
+    profile = {
+        "sRGB": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        "broken": b"nothing of the kind",
+        "of other colours": colour_profile(DISPLAY_P3, space=b"CMYK"),
+        "none": None,
+    }[form]
+    Image.fromarray(image).save(tmp_path / "a.png", icc_profile=profile)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), image)
 
 
 def test_half_transparent_colours_are_mixed_with_white(tmp_path):

@@ -239,6 +239,38 @@ def test_opacity_of_an_image_of_spatialdata(sdata, stained):
         del sdata.images["clear"]
 
 
+# Images that are passed
+
+
+PASSED = {
+    "fluorescence": ("fluorescence", lambda i: (nuclei(i.shape[:2]) * 255).astype(np.uint8)),
+    "a negative": ("negative", lambda i: 255 - i),
+    "grey": ("does not look like H&E", lambda i: i.mean(2).astype(np.uint8)),
+    "black and white": ("does not look like H&E", lambda i: np.where(i.min(2) > 120, 255, 0).astype(np.uint8)),
+    "one colour": ("does not look like H&E", lambda i: np.full_like(i, 250)),
+}
+
+
+@pytest.mark.parametrize("form", PASSED)
+@pytest.mark.parametrize("how", ["alone", "by library"])
+def test_an_image_that_was_passed_is_taken_and_judged(tissue, stained, caplog, form, how):
+    says, make = PASSED[form]
+    tissue.obsm["spatial"] = tissue.obsm["spatial"] / 4
+    embedding(tissue, image=make(stained) if how == "alone" else {"synthetic": make(stained)})
+    assert says in caplog.text and "because it was passed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "form", ["H&E", "H&E of 12 bits", "H&E of floats", "all tissue, dark", "black where it was cut out"]
+)
+def test_stained_images_are_passed_in_silence(tissue, stained, caplog, form):
+    tissue.obsm["spatial"] = tissue.obsm["spatial"] / 4
+    if "cut out" in form:
+        tissue.obsm["spatial"] = tissue.obsm["spatial"] + [200, 300]
+    embedding(tissue, image=LIGHT[form](stained))
+    assert "because it was passed" not in caplog.text
+
+
 # The choice, in AnnData
 
 

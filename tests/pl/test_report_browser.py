@@ -394,7 +394,7 @@ KINDS = {  # what the page says, and which maps it has
     as_spatialdata: ("Visium", ["Measured", "Imputed", "Uncertainty", "Tissue alone"]),
     predicted: ("those of the sections that the model was made from", ["Imputed", "Uncertainty", "Tissue alone"]),
     on_a_denser_grid: ("Small: added between spots", ["Measured", "Imputed", "Uncertainty", "Tissue alone"]),
-    without_image: ("features that were in obsm['features']", ["Measured", "Imputed", "Uncertainty"]),
+    without_image: ("those in obsm['features']", ["Measured", "Imputed", "Uncertainty"]),
 }
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from snrmix._log import logger
+from snrmix._log import Handler, logger
 from snrmix.plan.threads import limited_threads
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -170,7 +170,7 @@ class _Keep(logging.Handler):
 def _logging(common: Common, session: Session) -> Iterator[None]:
     """Log to stderr, with times where that is no terminal."""
     stamp = "" if _on_terminal() else "%(asctime)s "
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Handler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"{stamp}snrmix: %(message)s", "%Y-%m-%d %H:%M:%S"))
     level = logging.WARNING if common.quiet else logging.DEBUG if common.verbose else logging.INFO
     before = logger.handlers, logger.level, logger.propagate

@@ -9,7 +9,7 @@ from snrmix.cli._session import Session
 
 
 def demo(*, out: Path = Path("demo"), random_state: int = 0, session: Session):
-    """Impute a synthetic section, score it against its truth and draw it.
+    """Impute a synthetic section, or the real one of the folder SNRMIX_DATA, score it and draw it.
 
     Parameters
     ----------

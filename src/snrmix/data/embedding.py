@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix._progress import advance, fastest, stage
 from snrmix.data.embedding_cache import CACHE_KEY, describe, is_reusable, made_from
 from snrmix.data.scales import AUTO, check_scales, choose_scales, patch_grids, tell_scales
 from snrmix.data.sites import Sites
@@ -21,7 +20,7 @@ from snrmix.images.patch_grid import Grid
 from snrmix.images.run_time import Running, running
 from snrmix.images.source import Level
 
-FEW_PATCHES = 1000  # take no time that would be worth an estimate
+FEW_PATCHES = 200  # take no time that would be worth an estimate
 
 
 @dataclass(frozen=True)
@@ -164,21 +163,16 @@ def count_patches(sites: Sites, grids: list[list[Grid | None]]) -> int:
     return sum(len(grid.nodes) if grid else int(n) for n, row in zip(own, grids, strict=True) for grid in row)
 
 
-def patch_seconds(encoder: Encoder, device: str, count: int = 16) -> float:
-    """Time that the encoder takes for a patch, by trying."""
+def patch_seconds(encoder: Encoder, device: str, count: int = 8, times: int = 4) -> float:
+    """Time that the encoder takes for a patch, by trying some at once, the fastest of a few times."""
     crops = np.random.default_rng(0).integers(256, size=(count, encoder.size, encoder.size, 3), dtype=np.uint8)
     with running(encoder, device) as encode:
-        encode(crops[:1])
-        started = time.perf_counter()
-        encode(crops)
-        colour_statistics(crops)
-        return (time.perf_counter() - started) / count
+        return fastest(lambda: (encode(crops), colour_statistics(crops)), times) / count
 
 
 def _embed(sites: Sites, encode: Running, sides: np.ndarray, grids) -> np.ndarray:
     libraries, size = [], encode.encoder.size
-    total = count_patches(sites, grids)
-    with tqdm(total=total, desc="embedding histology", unit="patch", leave=False) as progress:
+    with stage("embedding", count_patches(sites, grids)):
         for code, image in enumerate(sites.images):
             positions, scales, level = sites.positions[sites.library == code], [], None
             for side, grid in zip(sides[code], grids[code], strict=True):
@@ -186,13 +180,13 @@ def _embed(sites: Sites, encode: Running, sides: np.ndarray, grids) -> np.ndarra
                 if wanted is not level:
                     level, pixels = wanted, wanted.in_memory()
                 centres = positions if grid is None else grid.nodes
-                features = _embed_scale(centres, pixels, side, encode, progress)
+                features = _embed_scale(centres, pixels, side, encode)
                 scales.append(features if grid is None else grid.at_sites(features))
             libraries.append(np.concatenate(scales, axis=1))
     return libraries[0] if len(libraries) == 1 else np.concatenate(libraries)  # sites are sorted by library
 
 
-def _embed_scale(positions, level: Level, side: float, encode: Running, progress) -> np.ndarray:
+def _embed_scale(positions, level: Level, side: float, encode: Running) -> np.ndarray:
     features = None
     for chosen, crops in read_crops(level, positions, side, encode.encoder.size, batch=64):
         values = np.concatenate([encode(crops), colour_statistics(crops)], axis=1)
@@ -202,5 +196,5 @@ def _embed_scale(positions, level: Level, side: float, encode: Running, progress
         if features.dtype == np.float16 and np.abs(values).max() >= 6e4:
             features = features.astype(np.float32)
         features[chosen] = values
-        progress.update(len(chosen))
+        advance(len(chosen))
     return features

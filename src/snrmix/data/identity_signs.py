@@ -21,6 +21,7 @@ MANY = 3000  # spots to look at
 FEWEST_OF_ARRAYS = 60
 OCCUPIED, AS_OFTEN = 0.5, 0.7
 NEARER, SHARE_NEARER = 0.8, 0.15
+OFF_PLACE = 0.25  # of a step: spots of one array lie that near to where their places say
 
 
 def same_barcodes(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
@@ -38,11 +39,9 @@ def same_barcodes(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
 
 def same_places(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
     """A slide has each array place once, at one position."""
-    if not {"array_row", "array_col"} <= set(obs.columns):
+    places = _places(obs)
+    if places is None:
         return None
-    places = np.column_stack(
-        [pd.to_numeric(obs[c], errors="coerce").to_numpy(float) for c in ("array_row", "array_col")]
-    )
     known = np.flatnonzero(np.isfinite(places).all(1))
     if len(known) < 10 or (np.ptp(places[known], axis=0) == 0).all():
         return None
@@ -97,7 +96,7 @@ def arrays_on_top(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
     from scipy.spatial import cKDTree
 
     distinct = np.unique(positions, axis=0)
-    if len(distinct) < FEWEST_OF_ARRAYS:
+    if len(distinct) < FEWEST_OF_ARRAYS or _are_of_one_array(obs, positions):
         return None
     tree = cKDTree(distinct)
     some = distinct[:: max(1, len(distinct) // MANY)]
@@ -118,6 +117,25 @@ def arrays_on_top(obs: pd.DataFrame, positions: np.ndarray) -> str | None:
     return (
         f"the array is spaced by {np.linalg.norm(step):.4g} in obsm['spatial'], but {100 * nearer.mean():.0f} % of the spots "
         "have another one nearer than that, as where two arrays lie on top of each other"
+    )
+
+
+def _are_of_one_array(obs: pd.DataFrame, positions: np.ndarray) -> bool:
+    """Whether array places that no two rows share say where all lie, as after every second spot was left out."""
+    places = _places(obs)
+    if places is None or not np.isfinite(places).all() or len(np.unique(places, axis=0)) < len(places):
+        return False
+    design = np.column_stack([np.ones(len(places)), places])
+    wrong = np.linalg.norm(positions - design @ np.linalg.lstsq(design, positions, rcond=None)[0], axis=1)
+    return bool(np.quantile(wrong, 0.95) < OFF_PLACE * _step(places, positions))
+
+
+def _places(obs: pd.DataFrame) -> np.ndarray | None:
+    """Row and column of the array, shape (n, 2), NaN where they are no numbers; ``None`` without the columns."""
+    if not {"array_row", "array_col"} <= set(obs.columns):
+        return None
+    return np.column_stack(
+        [pd.to_numeric(obs[c], errors="coerce").to_numpy(float, na_value=np.nan) for c in ("array_row", "array_col")]
     )
 
 

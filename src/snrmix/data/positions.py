@@ -10,6 +10,7 @@ from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._names import listing
+from snrmix.data.flags import may_be_on_tissue
 
 KEY = "spatial"
 SHOWN = 20  # names in a line of code
@@ -52,6 +53,20 @@ def read_positions(table: AnnData) -> np.ndarray:
             + (" Keep these: adata.obsm['spatial'] = np.asarray(adata.obsm['spatial'])[:, :2]." if more else "")
         )
     return positions
+
+
+def which_matter(obs: pd.DataFrame, positions: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Sites of one library that have to lie on image and tissue, and that predictions are for, shape (n,), bool.
+
+    These are the measured ones, and others unless ``in_tissue`` says that they are off the tissue, or they failed and were
+    put at one place. A few of those, far away, would else decide how every gene is scored.
+    """
+    on_tissue = may_be_on_tissue(obs)
+    others = np.flatnonzero(~measured if on_tissue is None else ~measured & on_tissue)
+    _, place, count = np.unique(positions[others], axis=0, return_inverse=True, return_counts=True)
+    matter = measured.copy()
+    matter[others[count[place.ravel()] == 1]] = True
+    return matter
 
 
 def warn_of_repeats(names: np.ndarray, positions: np.ndarray, labels: np.ndarray) -> None:

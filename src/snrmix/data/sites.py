@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
+from snrmix import _checks
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.alignment import check_frame, check_pixel_size, check_scale, check_spot_diameter
@@ -18,7 +18,7 @@ from snrmix.data.from_anndata import read_anndata
 from snrmix.data.given import given_images, given_um, stored_images
 from snrmix.data.identity import check_slides, read_labels
 from snrmix.data.lattice import Lattice, measure_lattice, patch_units
-from snrmix.data.positions import warn_of_repeats
+from snrmix.data.positions import warn_of_repeats, which_matter
 from snrmix.data.stored import entry_of, stored_sections
 from snrmix.data.table import has_image, read_table
 from snrmix.images.source import SectionImage
@@ -180,6 +180,7 @@ def locate_sites(
     KeyError, ValueError, TypeError
         When coordinates or images are missing or cannot be right; the message says which key to change.
     """
+    _checks.key("image_key", image_key, "an image")
     table = read_table(data, table_key, needs_genes=False)
     region_key = table.uns.get("spatialdata_attrs", {}).get("region_key") if data is not table else None
     known = stored_sections(table) if data is table else {}
@@ -231,7 +232,10 @@ def locate_sites(
         ),  # fmt: skip
         lattices,
         factors,
-        [_matter(own, measured, order[chosen]) for own, chosen in zip(obs, rows, strict=True)],
+        [
+            may_be_on_tissue(own) if measured is None else which_matter(own, positions[chosen], measured[order[chosen]])
+            for own, chosen in zip(obs, rows, strict=True)
+        ],
         openers,
         ["image" if name in given else source for name in libraries],
         refuse,
@@ -273,12 +277,6 @@ def _unplaced(placed: np.ndarray, labels: np.ndarray, libraries: tuple[str, ...]
     if lost:
         raise ValueError(f"no spot of library {listing(lost)} has a position in obsm['spatial']: drop it.")
     return rows, np.searchsorted(libraries, labels[rows])
-
-
-def _matter(obs: pd.DataFrame, measured: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """Sites that have to lie on the image, and on tissue: those that may be on it, and measured ones; ``None``: all."""
-    found = may_be_on_tissue(obs)
-    return found if found is None or measured is None else found | measured[rows]
 
 
 def _placed(positions: np.ndarray, table: AnnData, measured: np.ndarray | None) -> np.ndarray:

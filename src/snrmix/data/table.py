@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from snrmix import _checks
 from snrmix._names import closest, listing
 from snrmix.data.stored import has_stored_image
 
@@ -74,6 +75,7 @@ def _how_to_read(data) -> str:
 
 def _choose_table(sdata, table_key: str | None) -> AnnData:
     tables = dict(sdata.tables)
+    _checks.key("table_key", table_key, "a table")
     if table_key is not None:
         if table_key not in tables:
             raise KeyError(
@@ -100,6 +102,7 @@ def matrix_of(table: AnnData, layer: str | None):
     KeyError, ValueError, TypeError
         When there is none, or it does not hold numbers.
     """
+    _checks.key("layer", layer, "a layer")
     layers = [name for name in table.layers.keys() if name is not None]
     if layer is not None and layer not in layers:
         raise KeyError(f"layer={layer!r} is not in layers; available: {listing(layers)}.{closest(layer, layers)}")
@@ -128,6 +131,7 @@ def read_representation(table: AnnData, use_rep: str, rows: np.ndarray) -> np.nd
     KeyError, ValueError
         When they are missing, or not finite: every site, measured or not, needs its features.
     """
+    _checks.key("use_rep", use_rep, "an entry of obsm")
     if use_rep not in table.obsm:
         known = list(table.obsm.keys())
         raise KeyError(f"use_rep={use_rep!r} is not in obsm; available: {listing(known)}.{closest(use_rep, known)}")

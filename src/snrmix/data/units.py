@@ -93,10 +93,10 @@ def _read(values: sparse.csc_matrix, totals: np.ndarray | None) -> Reading:
         if values.shape[1] >= FEW_GENES and len(sums) >= 20 and np.std(sums) <= SAME_ROUNDED * sums.mean():
             return Reading("rounded", f"whole numbers, but the total of every spot is about {sums.mean():.4g}")
         return _whole_numbers(values)
-    if _are_logs_of_counts(data) and np.std(linear := _sums_of_logs(values)) > OTHER_TOTALS * linear.mean():
-        return Reading(
-            "log of counts", f"totals from {linear.min():,.0f} to {linear.max():,.0f} once the log is undone"
-        )
+    if _are_logs_of_counts(data):
+        linear = np.asarray(values.expm1().sum(axis=1)).ravel()
+        kind = "log of counts" if np.std(linear) > OTHER_TOTALS * linear.mean() else "log"
+        return Reading(kind, f"totals from {linear.min():,.0f} to {linear.max():,.0f} once the log is undone")
     kind, share, is_telling = _structure(values)
     if share >= EXPLAINED:
         return Reading(kind, f"the values of a spot are in the ratios of whole counts, if they are {MEANT[kind]}")
@@ -127,10 +127,6 @@ def _are_logs_of_counts(data: np.ndarray) -> bool:
     """Whether values are natural logs of whole counts plus one, as log1p without normalisation makes."""
     some = np.expm1(data[:: max(1, len(data) // 10_000)].astype(float)) if data.max() < LOG_BELOW else np.full(1, 0.5)
     return bool((np.abs(some - np.rint(some)) <= 1e-4 * some + 1e-6).all())
-
-
-def _sums_of_logs(values: sparse.csc_matrix) -> np.ndarray:
-    return np.asarray(values.expm1().sum(axis=1)).ravel()
 
 
 def _structure(values: sparse.csc_matrix) -> tuple[str, float, bool]:

@@ -103,10 +103,8 @@ def given_depth(section: Section, fine: list[Fold], depths: SiteDepths | None) -
     if depths is None:
         return None
     library = section.library[section.measured]
-    values = [
-        constant_share(section.expression, depths.known, library, fine, at) for at in (depths.known, depths.out_of_fold)
-    ]
-    return GivenDepth(*values)
+    wanted = depths.known, depths.out_of_fold
+    return GivenDepth(*constant_share(section.expression, depths.known, library, fine, *wanted))
 
 
 @dataclass(frozen=True)
@@ -162,22 +160,17 @@ def at_depth(
     """
     every = np.concatenate([depths.known, depths.out_of_fold, depths.assumed, [typical or depths.known[0]]])
     moments, share = tabulate_moments(every[np.isfinite(every)]), gene_rates(section.expression, depths.known)
-    observed, own, fold = (
-        section.expression[scored],
-        depths.known[scored],
-        fold_numbers(folds, len(depths.known))[scored],
-    )
+    observed, own = section.expression[scored], depths.known[scored]
     train = section.expression, depths.known, section.library[section.measured]
-
-    def alone(depth: np.ndarray) -> np.ndarray:
-        return constant_share(*train, folds, depth)[scored]
 
     def alone_at(depth: np.ndarray) -> np.ndarray:
         return constant_share_at(*train, section.library[section.unmeasured], depth)
 
-    here = alone(depths.known)
-    rest, pattern = observed - here, out_of_fold[scored] - alone(depths.out_of_fold)
-    kept, pattern = kept_share(rest, pattern), shrunk(rest, pattern, fold)
+    after = depths.known if typical is None else np.full(len(depths.known), typical)
+    alone = constant_share(*train, folds, depths.known, depths.out_of_fold, after)
+    here, before, there = (values[scored] for values in alone)
+    rest, pattern = observed - here, out_of_fold[scored] - before
+    kept, pattern = kept_share(rest, pattern), shrunk(rest, pattern, fold_numbers(folds, len(depths.known))[scored])
     found = np.maximum(here + pattern, 0)
     noise = moments.variance(share, own)
     excess = np.maximum(np.mean((observed - found) ** 2 - noise, axis=0), SMALLEST_VARIANCE)
@@ -191,11 +184,10 @@ def at_depth(
             variance[guessed] += swing**2
         return calibration.sd(calibration.scale(values, context, base=np.sqrt(variance)))
 
-    after = own if typical is None else np.full(len(own), typical)
     wanted = depths.assumed if typical is None else np.full(len(predicted), typical)
     moved, moved_sd = np.full((2, *out_of_fold.shape), np.nan, np.float32)
-    moved[scored] = found if typical is None else np.maximum(alone(np.full(len(depths.known), typical)) + pattern, 0)
-    moved_sd[scored] = sd(moved[scored], context, after, np.zeros(len(after), bool))
+    moved[scored] = np.maximum(there + pattern, 0)
+    moved_sd[scored] = sd(moved[scored], context, after[scored], np.zeros(len(scored), bool))
     if len(predicted):
         predicted = np.maximum(alone_at(wanted) + kept * (predicted - alone_at(depths.predicted)), 0)
     guessed = np.isnan(depths.elsewhere) if typical is None else np.zeros(len(predicted), bool)

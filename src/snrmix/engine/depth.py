@@ -131,9 +131,9 @@ def gene_rates(expression: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
 
 def constant_share(
-    expression: np.ndarray, depth: np.ndarray, library: np.ndarray, folds: Sequence[Fold], at: np.ndarray
-) -> np.ndarray:
-    """Out-of-fold values of genes that follow depth alone, with the shares of the training spots, float32, (measured, genes).
+    expression: np.ndarray, depth: np.ndarray, library: np.ndarray, folds: Sequence[Fold], *at: np.ndarray
+) -> list[np.ndarray]:
+    """Out-of-fold values of genes that follow depth alone, with the shares of the training spots, float32, each (measured, genes).
 
     The mean of the training spots, and what the Poisson distribution says of the difference of depths. The mean is that
     of the spot's library where the training spots have some of it.
@@ -147,16 +147,18 @@ def constant_share(
     folds
         Of the same spots.
     at
-        Shape (measured,): the depth that is assumed of each spot when it is held out, known or predicted.
+        Each of shape (measured,): the depth that is assumed of each spot when it is held out, known or predicted.
     """
-    at = np.where(np.isfinite(at), at, np.median(depth))  # nothing is known: as deep as any
-    moments, found = tabulate_moments(np.append(depth, at)), np.full_like(expression, np.nan)
+    at = [np.where(np.isfinite(one), one, np.median(depth)) for one in at]  # nothing is known: as deep as any
+    moments, found = tabulate_moments(np.concatenate([depth, *at])), [np.full_like(expression, np.nan) for _ in at]
     for fold in folds:
         share = gene_rates(expression[fold.train], depth[fold.train])
         for code in np.unique(library[fold.held_out]):
             train = fold.train[library[fold.train] == code]
             train, rows = train if len(train) else fold.train, fold.held_out[library[fold.held_out] == code]
-            found[rows] = moments.mean(share, at[rows]) + _base(expression[train], moments, share, depth[train])
+            base = _base(expression[train], moments, share, depth[train])
+            for values, one in zip(found, at, strict=True):
+                values[rows] = moments.mean(share, one[rows]) + base
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from snrmix._progress import stage
 from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
 from snrmix.engine.between import leaves_slides_out, widen
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
@@ -234,6 +235,7 @@ def kriging_members(kriged: SectionKriging) -> dict[str, Member]:
     return found
 
 
+@stage("intervals")
 def section_errors(
     section: Section,
     seen: np.ndarray,
@@ -268,6 +270,7 @@ def fitted_means(
     return {name: whole if name in ("snrmix", "network") else fine_means for name in methods}
 
 
+@stage("stack")
 def stack_members(
     section: Section, folds: list[Fold], scored: np.ndarray, members: dict[str, Member]
 ) -> tuple[Stack, np.ndarray, np.ndarray]:
@@ -298,6 +301,7 @@ def stack_members(
     return stack, out_of_fold, predicted
 
 
+@stage("intervals")
 def calibrate_members(
     section: Section, folds: list[Fold], scored: np.ndarray, out_of_fold: np.ndarray, predicted: np.ndarray,
     kriged: SectionKriging | None, elsewhere: bool, depths: SiteDepths | None = None, typical: float | None = None,

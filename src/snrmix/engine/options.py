@@ -31,7 +31,7 @@ class Training:
     accelerator, devices
         Passed to ``lightning.Trainer``.
     progress
-        Show a bar over the epochs.
+        Show what the run is at, and how long the rest will take.
 
     Raises
     ------

@@ -6,30 +6,28 @@ import lightning
 import torch
 
 from snrmix._log import quiet
+from snrmix._progress import advance, note
 from snrmix.engine.options import Finetuning, Training
 
 
 class Progress(lightning.Callback):
-    """One bar over the epochs."""
-
-    def __init__(self, max_epochs: int):
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=max_epochs, desc="training", unit="epoch", leave=False)
+    """Tells the display of every epoch, and of a training that ends before its last one."""
 
     def on_train_epoch_end(self, trainer, module):
         """Advance."""
-        self.bar.update()
+        advance()
 
-    def teardown(self, trainer, module, stage):
-        """Remove the bar, also after an error."""
-        self.bar.close()
+    def on_fit_end(self, trainer, module):
+        """Skip what early stopping saves."""
+        if trainer.current_epoch < trainer.max_epochs:
+            advance(trainer.max_epochs - trainer.current_epoch)
+            note(f"stopped early, after {trainer.current_epoch} of {trainer.max_epochs} epochs")
 
 
 def train(module: lightning.LightningModule, options: Training | Finetuning, clip: float | None = None) -> None:
     """Train without a word and without leaving files; gradients with a larger norm than ``clip`` are shortened."""
     with quiet("lightning.pytorch", "lightning.fabric"):
-        _trainer(options, [Progress(options.max_epochs)] if options.progress else [], clip).fit(module)
+        _trainer(options, [Progress()], clip).fit(module)
 
 
 def device_of(options: Training | Finetuning) -> torch.device:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.images.arrays import as_picture
+from snrmix.images.files import read_file
 from snrmix.images.picture import is_rgb_or_grey, rgb_sample, sparse_sample
 from snrmix.images.source import SectionImage
 
@@ -58,10 +61,10 @@ def kind_of(image) -> Kind:
     Parameters
     ----------
     image
-        As `snrmix.images.arrays.as_picture` takes it; of a pyramid the coarsest level is looked at.
+        A path, or as `snrmix.images.arrays.as_picture` takes it; of a pyramid the coarsest level is looked at.
     """
     try:
-        picture = as_picture(image, "image")
+        picture = read_file(Path(image)) if isinstance(image, str | os.PathLike) else as_picture(image, "image")
         stains = [channel for channel in picture.channels if STAINS.search(channel)]
         if stains:
             return Kind(FLUORESCENCE, f"it has the channels {listing(stains)}")

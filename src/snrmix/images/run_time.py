@@ -15,7 +15,7 @@ from snrmix._names import in_short
 from snrmix.images.encoder import Encoder, check_features, encode, on_device
 from snrmix.images.onnx_graph import INPUT, OUTPUT
 
-TOLERANCE = 1e-4  # of the root mean square
+TOLERANCE = 5e-4  # of the root mean square: what storing features in half precision rounds off
 COMPARED = 8  # patches
 AT_ONCE = 8  # patches per thread, whose intermediate values stay in the processor's cache
 SILENT = {

@@ -52,7 +52,7 @@ def cost_of(source: Source, sites: Sites | None, notes: Notes) -> dict | None:
             f"about {run.bytes / 1e9:.1f} GB of memory are needed for {run.subject}, and {free / 1e9:.1f} GB are free: fewer "
             "genes= or a part of the section would fit."
         )
-    seconds = run.seconds(machine_speed())
+    seconds = sum(run.seconds(machine_speed()).values())
     return vars(Cost(n_genes, len(parts), round(seconds, 1), round(run.bytes / 1e9, 2), round(free / 1e9, 2)))
 
 

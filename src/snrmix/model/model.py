@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from snrmix import _checks
 from snrmix._globals import settled
+from snrmix._progress import displayed
 from snrmix.data.embedding_cache import site_hashes
 from snrmix.data.expression import read_measured
 from snrmix.data.results import UNITS, versions
@@ -101,6 +102,7 @@ class SNRMix:
         return f"SNRMix({state})"
 
     @settled()
+    @displayed()
     def fit(self, data, *, measured=None) -> SNRMix:
         """Fit networks to the measured spots of an object, which is not changed.
 
@@ -123,8 +125,7 @@ class SNRMix:
         """
         if self._is_loaded:
             raise ValueError("a loaded model cannot be fitted again; make a new one: snrmix.SNRMix(...).fit(data).")
-        options = self.options
-        checked = self._checked(options["encoder"])
+        options, checked = self.options, self._checked(self.options["encoder"])
         source = read_source(data, measured=measured, need_features=True, **{name: options[name] for name in READING})
         part = plan_model(source, checked, np.unique(source.sites.library[source.is_measured]))
         settings = part.settings(checked)
@@ -140,8 +141,7 @@ class SNRMix:
         self._input_units = part.expression.input_units
         self.units = UNITS[self._input_units]
         self.genes = np.asarray(source.table.var_names[part.expression.columns], dtype=str)
-        self.scores = fit.scores
-        table = fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
+        self.scores, table = fit.scores, fit.genes.assign(pearson_network=network_pearson(section, fit, part.folds))
         self.gene_scores = table.set_axis(pd.Index(self.genes, name="gene"))
         self._errors = fit_image_errors(section, part.folds, fit)
         say_how_good(self.scores, self.gene_scores, len(fit.scored))

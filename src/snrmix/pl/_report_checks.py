@@ -9,8 +9,6 @@ import pandas as pd
 
 from snrmix.data.flags import read_mask
 from snrmix.data.results import Result
-from snrmix.tl.coverage import coverage
-from snrmix.tl.evaluate import evaluate
 
 HELD_OUT = "measured_held_out"  # of `snrmix.pp.hold_out`
 EXPECTED = (ValueError, KeyError, TypeError)
@@ -52,6 +50,8 @@ def check(data, result: Result, held_out: str | None, where: dict) -> Checks:
     KeyError, TypeError, ValueError
         Where ``held_out`` was given and is of no use.
     """
+    from snrmix.tl.evaluate import evaluate
+
     table, nothing = result.table, np.zeros(result.table.n_obs, bool)
     column = held_out if held_out is not None else HELD_OUT
     if held_out is None and column not in table.obs:
@@ -94,6 +94,8 @@ def _measured_instead(data, result: Result, where: dict) -> tuple[list[str], np.
 
 def _curves(data, column: str, options: dict) -> tuple[list[dict], list[str]]:
     """How often intervals hold what was observed, by level; and a sentence."""
+    from snrmix.tl.coverage import coverage
+
     try:
         table = coverage(data, column, **options)
     except EXPECTED as error:

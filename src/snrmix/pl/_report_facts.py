@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from snrmix.data.results import MEASURED, MODELLED, WARNINGS, Result
-from snrmix.io._description import LOOKS, Description
-from snrmix.io.describe import describe
 from snrmix.pl._report_repeat import is_prediction
 
+if TYPE_CHECKING:
+    from snrmix.io import Description
+
+
+ABSENT = ("none", "None")  # what records have of an argument that was not given
 FILLS = {
     "unmeasured": "what was measured at measured spots, predictions elsewhere",
     "all": "predictions at every spot; at measured ones by models that had not seen them",
@@ -23,8 +27,12 @@ DEPTHS = {
 
 def look_at(data, result: Result, image, where: dict) -> Description:
     """What `snrmix.io.describe` says of the object, with the spots and the layer that the result is of."""
-    layer = result.record.get("parameters", {}).get("layer", "X")
+    from snrmix.io.describe import describe
+
+    parameters = result.record.get("parameters", {})
+    layer, use_rep = parameters.get("layer", "X"), str(parameters.get("use_rep", "none"))
     given = {} if isinstance(image, bool | np.bool_) else {"image": image}
+    given |= {} if use_rep in ABSENT else {"use_rep": use_rep}
     return describe(
         data, measured=result.name(MEASURED), layer=None if layer == "X" else str(layer),
         units=str(result.record["input_units"]), **given, **where,
@@ -50,10 +58,12 @@ def _facts(result: Result, found: Description) -> Iterator[tuple[str, str]]:
     yield "Unit of the maps", str(record["units"])
     yield "The imputed layer has", FILLS.get(str(record["fill"]), str(record["fill"]))
     yield "Values are", DEPTHS.get(str(record.get("at_depth", "")), "")
-    yield "Image encoder", _encoder(parameters)
+    yield "Features of the image", _encoder(parameters)
 
 
 def _expression(found: Description, layer: str) -> str:
+    from snrmix.io._description import LOOKS
+
     for one in found.get("matrices", ()):
         if one["name"] == layer:
             return f"{'X' if layer == 'X' else f'layer {layer}'}: {LOOKS.get(one['looks_like'], one['looks_like'])} ({one['seen']})"
@@ -61,11 +71,10 @@ def _expression(found: Description, layer: str) -> str:
 
 
 def _encoder(parameters: dict) -> str:
-    representation = str(parameters.get("use_rep", "none"))
-    if representation not in ("none", "None"):
-        return f"features that were in obsm[{representation!r}]"
-    encoder = str(parameters.get("encoder", ""))
-    return "" if encoder in ("", "none", "None") else encoder
+    representation, encoder = (str(parameters.get(name, "none")) for name in ("use_rep", "encoder"))
+    if representation not in ABSENT:
+        return f"those in obsm[{representation!r}]"
+    return "" if encoder in ABSENT else encoder
 
 
 def slide_facts(result: Result, found: Description) -> list[dict]:

@@ -11,7 +11,6 @@ import numpy as np
 
 import snrmix
 from snrmix.data.results import Result
-from snrmix.io._description import plain
 from snrmix.pl._report_checks import Checks, ticks
 from snrmix.pl._report_maps import Maps, colour_stops, geometry
 from snrmix.pl._report_scores import columns_of, modelled_of
@@ -65,6 +64,8 @@ def render(page: Mapping) -> str:
     script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     template = environment.get_template("report.html.j2")
+    from snrmix.io._description import plain
+
     content = plain(page["content"])
     return template.render(
         **{**page, "content": content},

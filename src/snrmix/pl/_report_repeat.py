@@ -13,7 +13,6 @@ from snrmix.data.results import Result
 from snrmix.engine import mix as strategies
 from snrmix.engine.losses import Losses
 from snrmix.engine.options import Training
-from snrmix.tl.impute import impute
 
 NOT_NAMED = ("array", "list")  # what was given is not in the record
 PLAIN = (bool, int, float, str)
@@ -83,6 +82,8 @@ _DEFAULT, _NOT_KNOWN = _Marker(), _Marker()
 
 def _restored(name: str, value):
     """An argument from what the record has of it."""
+    from snrmix.tl.impute import impute
+
     known = {p.name: p.default for p in inspect.signature(impute).parameters.values()}
     if name not in known and name != "training":
         return _DEFAULT
@@ -94,7 +95,7 @@ def _restored(name: str, value):
         return _NOT_KNOWN
     if name == "layer" and value == "X":
         return _DEFAULT
-    if isinstance(value, str) and name == "encoder" and value.startswith("efficientnet_lite0"):
+    if name == "encoder" and (value is None or str(value).startswith("efficientnet_lite0")):  # None with use_rep=
         return _DEFAULT
     return _DEFAULT if _same(value, known.get(name)) else value
 
@@ -148,7 +149,7 @@ def _same(value, default) -> bool:
 def _of_record(result: Result) -> Iterator[tuple[str, object]]:
     """Arguments that stand elsewhere in the record."""
     image = result.record["image"]
-    if "scales" in image:  # chosen by the image or given: a repetition takes the same
+    if "scales" in image and str(image.get("scales_by")) != "pixels":
         yield "scales", [float(scale) for scale in np.atleast_1d(image["scales"])]
     names = {str(one["name"]) for one in image.get("read", {}).values()}
     if len(names) == 1 and "/" in (name := names.pop()):

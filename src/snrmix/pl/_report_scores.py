@@ -125,6 +125,7 @@ def slides_of(result: Result) -> list[dict]:
 KINDS = {
     "own": "a model of its own",
     "shared": "one model of all slides",
+    "leave-group-out": "predicted from other slides, scored on whole groups left out",
     "leave-library-out": "predicted from other slides, scored on slides left out",
     "within-library": "predicted from another slide, scored on regions of it left out",
 }

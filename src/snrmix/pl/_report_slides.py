@@ -11,6 +11,7 @@ import numpy as np
 from snrmix.data.flags import read_added
 from snrmix.data.results import Result
 from snrmix.data.sites import Sites, read_sites
+from snrmix.data.table import has_image
 from snrmix.pl._scene import Scene, read_scene
 
 MOST_SPOTS = 12_000  # that are drawn each; of more, squares of several are
@@ -88,6 +89,8 @@ def read_slides(data, result: Result, hidden: np.ndarray, image, where: dict) ->
         As in `snrmix.pl._scene.read_scene`.
     """
     sites = read_sites(data, with_images=False, table_key=where["table_key"], library_key=where["library_key"])
+    if image is True and not has_image(data, result.table):
+        image = False
     px = int(IMAGE_PX / max(1, np.sqrt(len(sites.libraries) / 4)))
     slides = []
     for code, library in enumerate(sites.libraries):

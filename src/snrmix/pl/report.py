@@ -89,7 +89,7 @@ def report(
     Examples
     --------
     >>> snrmix.tl.impute(adata)
-    >>> snrmix.pl.report(adata, "report.html", genes=["COL1A1", "CD74"])
+    >>> snrmix.pl.report(adata, "report.html", genes=["COL1A1", "ERBB2"])
     """
     path = check_target(path, force=True, suffixes=(".html",))
     maps = None if maps is None else _checks.whole_number("maps", maps, 0)

@@ -16,6 +16,7 @@ KINDS = {
     "leave-library-out": "other slides, left out",
     "within-library": "regions of another slide, left out",
 }
+ASIDE = 0.2  # rows
 MARKS = {"snrmix": ("o", BLUE, 48), "own": ("D", ORANGE, 34), "shared": ("s", "#35b779", 34)}
 
 
@@ -95,8 +96,16 @@ def _draw(ax, table: pd.DataFrame, names: Mapping[str, str]) -> None:
     ax.scatter(best, place, marker="|", s=150, color=INK, linewidth=1.4, label="best baseline")
     for name, (marker, colour, size) in MARKS.items():
         if name in table:
+            aside = 0 if name == "snrmix" else ASIDE  # so that equal errors do not hide each other
             ax.scatter(
-                table[name], place, marker=marker, s=size, color=colour, linewidth=0, zorder=3, label=names[name]
+                table[name],
+                place + aside,
+                marker=marker,
+                s=size,
+                color=colour,
+                linewidth=0,
+                zorder=3,
+                label=names[name],
             )
     ax.set_yticks(place, table.index)
     ax.set_ylim(len(table) - 0.4, -0.6)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
 from snrmix._memory import free_memory
-from snrmix.data.embedding import EmbeddingPlan
+from snrmix._progress import LONG, duration, expect, fastest, waiting
+from snrmix.data.embedding import FEW_PATCHES, EmbeddingPlan
 from snrmix.engine.kriging.krige import is_exact
 from snrmix.engine.network.heads import MOST_STEPS
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
@@ -19,13 +18,16 @@ from snrmix.engine.options import Training
 from snrmix.engine.slices import MOST_VALUES
 from snrmix.images.colour import COLOUR_FEATURES
 
-LONG = 60.0  # seconds from which a run says what it will take
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
 KRIGING_WORK = 6e7  # per site, in products of a matrix product: many small systems
 PATCH_SECONDS = 0.5e-3  # to read and resize a patch, beside what the encoder takes
 PASSES = 9  # of a spot that is trained on: forward and backward, of itself, its partner and their mixture
+SHARE_OF_EPOCHS = 0.8  # that are trained before it stops early
+STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
+SCORE_WORK = 100.0  # per site, gene and fold: baselines, scores, intervals
+SHORT_RUN = 1e4  # values that are imputed: fewer take no time that would be worth an estimate
 FEWEST_GENES = 20  # an advice of fewer would be of no use
 
 
@@ -114,21 +116,31 @@ class Run:
         blocks = BLOCK_BYTES * min(self.measured * self.genes, MOST_VALUES)
         return FIXED_BYTES + blocks + max(embedding, kept + self.largest * fit, writing)
 
-    def seconds(self, speed: float) -> float:
-        """Time on a machine that does ``speed`` products of a matrix product in a second."""
+    def seconds(self, speed: Speed) -> dict[str, float]:
+        """Time of every stage on a machine of this speed."""
         batch, wanted, hidden = Training.largest_batch, Training.steps_per_epoch, Training.hidden
         steps = min(max(self.measured / batch, wanted), MOST_STEPS)
         inputs = self.features / 2  # dropout leaves half of them
         step = 3 * min(batch, self.measured / wanted) * hidden * (2 * inputs + 3 * self.outputs)
         judged = self.measured / self.networks * hidden * (self.features + self.outputs)
-        is_frozen = self.features and not self.tuning_seconds
-        work = self.epochs * self.networks * (steps * step + judged) if is_frozen else 0.0
+        epochs = self.epochs * SHARE_OF_EPOCHS
+        updates = epochs * steps * self.networks * hidden * (self.features + self.outputs)
+        networks = epochs * self.networks * (steps * step + judged) / speed.products + updates / speed.updates
+        networks += epochs * steps * STEP_SECONDS
+        is_frozen = bool(self.features) and not self.tuning_seconds
+        kriging = 0.0
         if self.kriging and is_exact(self.measured, self.sites - self.measured):
-            work += 5 * (self.folds + 1) * float(self.measured) ** 3
+            kriging = 5 * (self.folds + 1) * float(self.measured) ** 3
         elif self.kriging:
-            work += KRIGING_WORK * self.sites
-        work += 100.0 * self.sites * self.genes * self.folds  # baselines, scores, intervals
-        return self.patches * self.patch_seconds + self.passes * self.tuning_seconds + work / speed
+            kriging = KRIGING_WORK * self.sites
+        scores = SCORE_WORK * self.sites * self.genes * self.folds
+        return {
+            "embedding": self.patches * self.patch_seconds,
+            "fine-tuning": self.passes * self.tuning_seconds,
+            "networks": networks * is_frozen,
+            "kriging": kriging / speed.products,
+            "scores": scores / speed.products,
+        }
 
     @property
     def passes(self) -> float:
@@ -138,17 +150,43 @@ class Run:
         return self.scales * (self.networks * (self.epochs * epoch + self.sites - self.measured) + self.measured)
 
 
-def machine_speed(size: int = 1024) -> float:
-    """Products that a matrix product of single precision makes in a second on this machine."""
-    a = np.random.default_rng(0).random((size, size), dtype=np.float32)
-    a @ a
-    started = time.perf_counter()
-    a @ a
-    return size**3 / (time.perf_counter() - started)
+@dataclass(frozen=True)
+class Speed:
+    """What the machine does now, beside its other work.
+
+    Parameters
+    ----------
+    products
+        That a matrix product of single precision makes in a second.
+    updates
+        Parameters that AdamW updates in a second, which takes memory more than the processor.
+    """
+
+    products: float
+    updates: float
 
 
-def announce(run: Run) -> None:
+def machine_speed(size: int = 1024, times: int = 8) -> Speed:
+    """Try it, for a fraction of a second: the fastest of a few times, which other work interrupts least."""
+    import torch
+
+    a = torch.rand(size, size, generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros(2 * size, size, requires_grad=True)
+    weights.grad = torch.ones_like(weights)
+    optimiser = torch.optim.AdamW([weights], fused=True)
+    products, updates = fastest(lambda: a @ a, times), fastest(optimiser.step, times)
+    return Speed(size**3 / products, weights.numel() / updates)
+
+
+def announce(run: Run, stages_of: Callable[[dict], dict] = dict) -> None:
     """Log what a long run will take.
+
+    Parameters
+    ----------
+    run
+        Its sizes.
+    stages_of
+        Makes seconds by stage of those of one imputation, where the run does something else with it.
 
     Raises
     ------
@@ -161,12 +199,14 @@ def announce(run: Run) -> None:
             f"about {run.bytes / 1e9:.1f} GB of memory are needed for {run.subject}, and {free / 1e9:.1f} GB are free. "
             f"What would fit: {', '.join(fitting_ways(run, free))}."
         )
-    is_long = run.sites * max(run.genes, 1) > 1e6 or run.patches > 1000 or run.tuning_seconds > 0
-    seconds = run.seconds(machine_speed()) if is_long else 0.0
-    if seconds > LONG:
+    is_long = run.sites * max(run.genes, 1) > SHORT_RUN or run.patches > FEW_PATCHES or run.tuning_seconds > 0
+    stages = run.seconds(machine_speed()) if is_long else {}
+    stages = {name: seconds * waiting() for name, seconds in stages_of(stages).items()} if stages else {}
+    expect(stages)
+    if (seconds := sum(stages.values())) > LONG:
         logger.info(
             "%s: about %.1f GB of memory (%.1f GB free) and %s on this machine.",
-            run.subject, run.bytes / 1e9, free / 1e9, _duration(seconds),
+            run.subject, run.bytes / 1e9, free / 1e9, duration(seconds),
         )  # fmt: skip
 
 
@@ -195,12 +235,6 @@ def _most(of: Callable[[int], Run], size: int, free: float) -> int:
     while size > 1 and of(size).bytes > free:
         size = size * 9 // 10
     return size
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90 * 60:
-        return f"{max(round(seconds / 60), 1)} minutes"
-    return f"{seconds / 3600:.1f} hours"
 
 
 def check_memory(table: AnnData) -> None:

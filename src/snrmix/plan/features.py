@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from snrmix._progress import stage
 from snrmix.data.embedding import Embedding, patch_seconds, plan_embedding
 from snrmix.data.embedding_cache import read_cache
 from snrmix.data.sites import Sites, patch_sides
@@ -49,13 +50,15 @@ class Features:
         return replace(self, values=self.values[rows], patches=None if self.patches is None else self.patches[rows])
 
 
-def read_features(source: Source, options: Options, run: Run) -> Features:
+def read_features(source: Source, options: Options, run: Run, stages_of: Callable[[dict], dict] = dict) -> Features:
     """Features of all sites of an object, after a look at what they and the rest of the run will take.
 
     Parameters
     ----------
     run
         What is known of it without features.
+    stages_of
+        See `snrmix.plan.cost.announce`.
 
     Raises
     ------
@@ -64,15 +67,15 @@ def read_features(source: Source, options: Options, run: Run) -> Features:
     """
     if source.located is None:
         values = source.use_rep if source.use_rep is not None else np.zeros((len(source.sites), 0), np.float32)
-        announce(replace(run, features=values.shape[1]))
+        announce(replace(run, features=values.shape[1]), stages_of)
         return Features(values, np.zeros(values.shape[1], bool))
-    sites = source.located.open()
-    plan = plan_embedding(
-        sites, options.encoder, options.scales, options.settings.device, read_cache(source.table, sites)
-    )
+    with stage("opening the image"):
+        sites = source.located.open()
+        cached = read_cache(source.table, sites)
+        plan = plan_embedding(sites, options.encoder, options.scales, options.settings.device, cached)
     run, patches, tuning = run.with_embedding(plan), None, options.finetuning
     if tuning is None:
-        announce(run)
+        announce(run, stages_of)
     else:
         encoder, device = replace(options.encoder, size=tuning.size or options.encoder.size), options.settings.device
         with on_device(encoder.function, device):

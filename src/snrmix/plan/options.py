@@ -9,6 +9,7 @@ import numpy as np
 
 from snrmix import _checks
 from snrmix._names import closest, listing
+from snrmix._progress import hide
 from snrmix.data.scales import AUTO, COARSE_SCALES, check_scales
 from snrmix.engine.finetune.fit import check_encoder
 from snrmix.engine.fit import Settings
@@ -85,6 +86,8 @@ def read_options(
         raise TypeError(f"share={share!r} must be True, False or 'auto'.")
     training = {name: value for name, value in training.items() if name != "max_epochs" or value is not None}
     _checks.flag("early_stopping", training.get("early_stopping", True))
+    if training.get("progress") is False:
+        hide()
     n_folds, n_repeats = _checks.whole_number("n_folds", n_folds), _checks.whole_number("n_repeats", n_repeats)
     scales, device = check_scales(scales), choose_device(accelerator)
     encoder = resolve_encoder(encoder) if use_rep is None and encoder is not None else None

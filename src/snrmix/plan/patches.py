@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
+from snrmix._progress import advance, stage
 from snrmix.engine.patches import PatchStore, allocate
 from snrmix.images.crops import read_crops
 
@@ -39,7 +38,7 @@ def read_patches(sites: Sites, sides, size: int, folder: str | None = None) -> P
     """
     scales = sides.shape[1]
     pixels = allocate(len(sites), scales, size, folder)
-    with tqdm(total=len(sites) * scales, desc="reading patches", unit="patch", leave=False) as progress:
+    with stage("reading patches", len(sites) * scales):
         for code, image in enumerate(sites.images):
             rows, level = (sites.library == code).nonzero()[0], None
             for scale, side in enumerate(sides[code]):
@@ -48,5 +47,5 @@ def read_patches(sites: Sites, sides, size: int, folder: str | None = None) -> P
                     level, loaded = wanted, wanted.in_memory()
                 for chosen, crops in read_crops(loaded, sites.positions[rows], side, size):
                     pixels[rows[chosen], scale] = crops
-                    progress.update(len(chosen))
+                    advance(len(chosen))
     return PatchStore.of(pixels)

@@ -8,7 +8,8 @@ import numpy as np
 from anndata import AnnData
 
 from snrmix._log import logger
-from snrmix.data.flags import may_be_on_tissue, read_mask
+from snrmix.data.flags import read_mask
+from snrmix.data.positions import which_matter
 from snrmix.data.sites import Sites
 from snrmix.engine.folds import Fold, beyond_held_out, make_folds, single_split
 from snrmix.engine.mix import Mixing
@@ -60,21 +61,11 @@ def choose_folds(table: AnnData, sites: Sites, is_measured: np.ndarray, options:
 
 
 def wanted_sites(table: AnnData, sites: Sites, is_measured: np.ndarray) -> np.ndarray:
-    """Sites whose distances folds have to be like, shape (n,), bool: the measured ones, and others that predictions are for.
-
-    Not for those that ``in_tissue`` says are off the tissue, nor for failed spots that were put at one place: a few of these,
-    far away, would else decide how every gene is scored.
-    """
-    on_tissue = np.ones(len(sites), bool)
+    """Sites whose distances folds have to be like, shape (n,), bool: see `snrmix.data.positions.which_matter`."""
+    wanted = is_measured.copy()
     for code in range(len(sites.libraries)):
         rows = sites.library == code
-        found = may_be_on_tissue(table.obs.iloc[sites.order[rows]])
-        on_tissue[rows] = True if found is None else found
-    others = np.flatnonzero(on_tissue & ~is_measured)
-    places = np.column_stack([sites.library[others], sites.positions[others]])
-    _, place, count = np.unique(places, axis=0, return_inverse=True, return_counts=True)
-    wanted = is_measured.copy()
-    wanted[others[count[place.ravel()] == 1]] = True
+        wanted[rows] = which_matter(table.obs.iloc[sites.order[rows]], sites.positions[rows], is_measured[rows])
     return wanted
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from snrmix import _checks
 from snrmix._globals import settled
+from snrmix._progress import displayed, stage
 from snrmix.data.embedding import plan_embedding
 from snrmix.data.embedding_cache import check_cache_free, read_cache, write_cache
 from snrmix.data.scales import check_scales
@@ -15,6 +16,7 @@ from snrmix.plan.options import choose_device
 
 
 @settled()
+@displayed()
 def embed_histology(
     data,
     *,
@@ -80,10 +82,11 @@ def embed_histology(
     _checks.flag("copy", copy)
     check_cache_free(table)
     encoder, scales, device = resolve_encoder(encoder), check_scales(scales), choose_device(accelerator)
-    sites = read_sites(
-        data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
-    )
-    plan = plan_embedding(sites, encoder, scales, device, read_cache(table, sites))
+    with stage("opening the image"):
+        sites = read_sites(
+            data, table_key=table_key, library_key=library_key, image=image, image_key=image_key, um_per_px=um_per_px
+        )
+        plan = plan_embedding(sites, encoder, scales, device, read_cache(table, sites))
     announce(Run.of_embedding(plan))
     embedding = plan.embed()
     table = table.copy() if copy else table

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from snrmix import _checks
 from snrmix._globals import settled
 from snrmix._log import logger
 from snrmix._names import closest, listing
+from snrmix._progress import displayed, stage
 from snrmix.data.expression import read_expression, read_measured
 from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
@@ -43,6 +45,7 @@ MOST_GENES = 250
 
 
 @settled()
+@displayed()
 def benchmark(
     data,
     methods=None,
@@ -152,7 +155,8 @@ def benchmark(
         if methods is not None:
             raise ValueError("the method 'depth' needs the depth of the measured spots: pass depth_key=, or counts.")
         del wanted[DEPTH_ALONE]
-    features = read_features(source, checked, run_of(source, checked, parts))
+    run = run_of(source, checked, parts)
+    features = read_features(source, checked, run, partial(_stages, methods=wanted, splits=splits, folds=run.folds))
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():
         source = replace(source, is_measured=(is_measured & ~hidden)[source.sites.order])
@@ -255,6 +259,26 @@ def _run_split(
     return [_join([one for tables in by_case for one in tables[method]]) for method in methods]
 
 
+def _stages(seconds: Mapping[str, float], methods, splits, folds: int) -> dict[str, float]:
+    """Seconds of every method on every split, from those of one imputation; what a method has made, others use."""
+    kriging, networks = seconds["kriging"], seconds["networks"]
+    own = dict.fromkeys(methods, seconds["scores"] / 4)
+    own |= {name: networks for name in methods if name.startswith("network (")}
+    if OURS in methods:
+        own[OURS] = networks + kriging + seconds["scores"]
+    elif "network" in methods:
+        own["network"] = networks
+    for name in [name for name in (DEPTH_ALONE, "kriging") if name in methods][:1]:
+        own[name] = kriging / (folds + 1)
+    return {"embedding": seconds["embedding"]} | {
+        _stage(split, name): own[name] for split in splits for name in methods
+    }
+
+
+def _stage(split: str, method: str) -> str:
+    return f"{split}, {method}"
+
+
 def _sites_of(part: Part, hidden: np.ndarray) -> np.ndarray:
     """Which sites of a model are hidden and for it to predict: indices, ascending."""
     return np.flatnonzero(hidden[part.sites.order] & part.predicts)
@@ -269,7 +293,10 @@ def _compare(case: Case, source: Source, methods: dict[str, Method], split: str)
         table, part.sites, known, layer=source.layer, units=part.expression.input_units, genes=names
     ).values[np.searchsorted(np.flatnonzero(known), case.hidden)]
     ours_first = sorted(methods, key=OURS.__ne__)  # it trains networks that others use
-    predicted = {method: methods[method].predict(case) for method in ours_first}
+    predicted = {}
+    for method in ours_first:
+        with stage(_stage(split, method)):
+            predicted[method] = methods[method].predict(case)
     return {
         method: [
             _score(case, table, observed, split, method, predicted[method], library == code)

@@ -11,6 +11,7 @@ from anndata import AnnData
 from snrmix import _checks
 from snrmix._globals import Function, settled
 from snrmix._log import logger
+from snrmix._progress import displayed, stage
 from snrmix.data.embedding_cache import CACHE_KEY, check_cache_free
 from snrmix.data.results import Result
 from snrmix.data.table import read_table
@@ -30,12 +31,13 @@ from snrmix.tl.write import write
 
 
 def completed(function: Function) -> Function:
-    """Let arguments that a call does not give come from its preset, or from its ``finetuning``."""
+    """Let arguments that a call does not give come from its preset, or from its ``finetuning``, and show its progress."""
 
     @wraps(function)
     def call(data, **given):
         preset = given.get("preset")
-        return function(data, **complete(given if preset is None else apply_preset(preset, given)))
+        with displayed():
+            return function(data, **complete(given if preset is None else apply_preset(preset, given)))
 
     return call
 
@@ -288,7 +290,8 @@ def impute(
         **({"preset": preset} if preset is not None else {}),
     }
     result = source.table.copy() if copy else source.table
-    write(result, source, features, models, fill, key_added, parameters, typical)
+    with stage("writing"):
+        write(result, source, features, models, fill, key_added, parameters, typical)
     try:
         report(source, models, key_added, fill, at_depth)
     except (

@@ -11,6 +11,7 @@ import torch
 
 from snrmix._log import logger
 from snrmix._memory import halved
+from snrmix._progress import stage
 from snrmix.engine.finetune.blocks import checkpoint_blocks, trained_parameters
 from snrmix.engine.finetune.finetuner import Finetuner
 from snrmix.engine.finetune.patch_network import PatchNetwork, encode_scales, predict, without_gradients
@@ -108,7 +109,7 @@ def fit_finetuned(
     encoder, own = copy.deepcopy(encoder).cpu().eval(), patches[section.measured]
     weights, targets, held_out = [], [], []
     history = {"train_loss": [], "validation_mse": [], "best_epoch": []}
-    with isolate_rng():
+    with stage("fine-tuning", len(folds) * options.max_epochs), isolate_rng():
         features = first_features(encoder, own, options)
         trained = trained_parameters(encoder, options.part == "last", example(own))
         _report(encoder, trained, own, options)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from snrmix._progress import advance, stage
 from snrmix.engine.depth import CountMoments, tabulate_moments
 from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.choice import choice_spots, choose, describe
@@ -132,15 +133,17 @@ def cross_krige(
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     out_of_fold_depth = np.full(len(measured), np.nan)
     out_of_fold_rates = np.full_like(out_of_fold, np.nan) if rates else None
-    for fold in folds:
-        fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train), moments)
-        kriged, held_out = fitted.predict(measured[fold.held_out]), fold.held_out
-        out_of_fold[held_out], out_of_fold_sd[held_out] = kriged.mean, kriged.sd
-        out_of_fold_depth[held_out] = kriged.depth
-        if rates:
-            out_of_fold_rates[held_out] = kriged.rates
-    fitted = kriging.fit(measured, expression, depths, moments)
-    final = fitted.predict(targets)
+    with stage("kriging", len(folds) + 1):
+        for fold in folds:
+            fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train), moments)
+            kriged, held_out = fitted.predict(measured[fold.held_out]), fold.held_out
+            out_of_fold[held_out], out_of_fold_sd[held_out] = kriged.mean, kriged.sd
+            out_of_fold_depth[held_out] = kriged.depth
+            if rates:
+                out_of_fold_rates[held_out] = kriged.rates
+            advance()
+        fitted = kriging.fit(measured, expression, depths, moments)
+        final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
     return SectionKriging(
         out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record,

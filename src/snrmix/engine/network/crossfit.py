@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from snrmix._progress import stage
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import (
@@ -90,11 +91,13 @@ def fit_network(
         See `snrmix.engine.network.heads.fit_networks`.
     """
     check_pixels(mixing)
-    most = min(COMPONENTS, *(len(fold.train) - 1 for fold in folds))
-    targets = [make_targets(section.expression, fold.train, most) for fold in folds]
-    table = partner_table(targets, folds, section.neighbours, mixing, seed, section.library[section.measured])
-    features = section.features[section.measured]
-    fitted = fit_networks(features, targets, folds, table, mixing, losses, options, seed)
+    with stage("graph"):
+        most = min(COMPONENTS, *(len(fold.train) - 1 for fold in folds))
+        targets = [make_targets(section.expression, fold.train, most) for fold in folds]
+        table = partner_table(targets, folds, section.neighbours, mixing, seed, section.library[section.measured])
+    with stage("networks", options.max_epochs):
+        features = section.features[section.measured]
+        fitted = fit_networks(features, targets, folds, table, mixing, losses, options, seed)
     out_of_fold = join_folds(section.expression.shape, folds, targets, fitted.held_out)
     targets = [replace(target, values=target.values[:0]) for target in targets]  # large, and learnt
     return NetworkFit(fitted, targets, out_of_fold)

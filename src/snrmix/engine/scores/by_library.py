@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from snrmix._progress import stage
 from snrmix.engine.at_depth import GivenDepth
 from snrmix.engine.folds import Fold, fold_numbers
 from snrmix.engine.scores.baselines import baselines
@@ -39,6 +40,7 @@ class Scores:
     n_spots: int
 
 
+@stage("scores")
 def reference_values(section: Section, folds: list[Fold], elsewhere: bool) -> dict[str, np.ndarray]:
     """Out-of-fold values of the predictors that ours is compared with, by name, each float32, (measured, genes).
 
@@ -64,6 +66,7 @@ def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
     return means
 
 
+@stage("scores")
 def score_libraries(
     section: Section, methods: dict[str, np.ndarray], centres: dict[str, np.ndarray], references: list[str],
     folds: list[Fold], scored: np.ndarray, seed: int, alone: GivenDepth | None = None,

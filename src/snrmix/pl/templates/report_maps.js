@@ -150,7 +150,7 @@
     const get = (part) => (column(part) && column(part).values[at] !== null ? shown(column(part), column(part).values[at]) : null);
     if (column("reliable")) {
       const good = Boolean(column("reliable").values[at]);
-      made.push(element("span", good ? "● may be looked at" : "○ not to be looked at", { class: "badge " + (good ? "yes" : "no") }), " ");
+      made.push(element("span", good ? "● may be looked at" : "○ not shown to be better", { class: "badge " + (good ? "yes" : "no") }), " ");
     }
     if (get("explained")) {
       const given = get("explained_given_depth");
