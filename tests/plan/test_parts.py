@@ -252,7 +252,8 @@ def test_measured_slides_do_not_care_for_others(strips, with_image_alone):
 
 def test_a_typical_depth_is_that_of_the_own_slide(pair):
     rows = of(pair, "left")
-    both, alone = (snrmix.tl.impute(each, fill="all", copy=True, **FAST) for each in (pair, pair[rows].copy()))
+    how = {"fill": "all", "share": False, "copy": True, **FAST}
+    both, alone = (snrmix.tl.impute(each, **how) for each in (pair, pair[rows].copy()))
     assert both.uns["snrmix"]["at_depth"] == "typical"
     assert both.uns["snrmix"]["typical_depth"][0] == alone.uns["snrmix"]["typical_depth"]
     for layer in ("snrmix", "snrmix_sd"):

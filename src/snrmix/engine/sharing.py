@@ -14,7 +14,8 @@ from snrmix.engine.at_depth import SiteDepths
 from snrmix.engine.slices import gene_slices
 from snrmix.engine.stack import PRIOR_SPREADS
 
-SURE = 1.0  # standard errors by which sharing has to be better than not
+SURE = 0.0  # standard errors by which sharing has to be better than not
+EXPECTED, SCATTER = 1.0, 0.25  # weight of the shared model before folds are looked at, and its standard deviation
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,31 @@ def weigh_sharing(observed: np.ndarray, own: np.ndarray, shared: np.ndarray, fol
 
 
 def solve(sums: Sums, spread: float) -> tuple[np.ndarray, float]:
-    """Weights per gene, shape (genes,), and that of all together; each gene's is the mode given a normal prior around it."""
+    """Weights per gene, shape (genes,), and that of all together; each gene's is the mode given a normal prior around it.
+
+    Slides of a study are mostly alike: the weight of all is drawn to that of the shared model alone, as far as folds differ in
+    what they ask for (jackknife).
+    """
     square, cross, residual = (values.sum(0) for values in (sums.square, sums.cross, sums.residual))
-    weight = float(np.clip(cross.sum() / max(square.sum(), 1e-12), 0, 1))
+    weight, error = slope(sums)
+    if error is not None:
+        weight = (weight / error + EXPECTED / SCATTER**2) / (1 / error + 1 / SCATTER**2)
+    weight = float(np.clip(weight, 0, 1))
     if spread == 0:
         return np.full(len(square), weight), weight
     variance = np.maximum((residual - 2 * weight * cross + weight**2 * square) / max(sums.count.sum(), 1), 1e-12)
     prior = 1 / spread**2
     return np.clip((cross / variance + prior * weight) / (square / variance + prior), 0, 1), weight
+
+
+def slope(sums: Sums) -> tuple[float, float | None]:
+    """The weight of least error over all genes and folds, and the square of its standard error; ``None``: of one fold."""
+    square, cross, n = sums.square.sum(1), sums.cross.sum(1), len(sums.count)
+    weight = cross.sum() / max(square.sum(), 1e-12)
+    if n < 2:
+        return weight, None
+    others = (cross.sum() - cross) / np.maximum(square.sum() - square, 1e-12)
+    return weight, max((n - 1) / n * ((others - others.mean()) ** 2).sum(), 1e-12)
 
 
 def _sums(observed: np.ndarray, own: np.ndarray, shared: np.ndarray, fold: np.ndarray) -> Sums:
@@ -176,7 +194,7 @@ def _error(observed: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _gains(observed: np.ndarray, own: np.ndarray, both: np.ndarray) -> bool:
-    """Whether out-of-fold errors of spots are lower by more than chance."""
+    """Whether out-of-fold errors of spots are lower, by `SURE` standard errors."""
     gain = np.zeros(len(observed))
     for some in gene_slices(*observed.shape):
         errors = [(observed[:, some] - values[:, some]) ** 2 for values in (own, both)]

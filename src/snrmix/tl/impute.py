@@ -204,8 +204,8 @@ def impute(
         Genes with a lower out-of-fold error than the mean, spatial kNN and ridge each, at a false discovery rate of 5 %.
     ``var["snrmix_modelled"]``
         Genes that were modelled.
-    ``var["snrmix_weight_network" | "snrmix_weight_kriging"]``
-        Weights of the two in the stack, per gene.
+    ``var["snrmix_weight_network" | "snrmix_weight_kriging" | "snrmix_weight_rates"]``
+        Weights in the stack, per gene: of the networks, of kriging of log values, and of kriging of rates apart from depth.
     ``var["snrmix_calibration"]``
         Which row of ``uns["snrmix"]["calibration"]`` a gene's intervals are made with; -1 for genes that were not
         modelled. With several models it is in ``varm``, a column per name of ``uns["snrmix"]["models"]``.

@@ -88,14 +88,15 @@ def krige_section(
 ) -> SectionKriging:
     """Krige every held-out spot from the spots of its fold, and every unmeasured one from all measured spots.
 
-    With ``apart`` nothing is learnt from neighbours in space, as for libraries without measured spots.
+    With ``apart`` nothing is learnt from neighbours in space, as for libraries without measured spots. How deep these are
+    nobody knows, so rates are not kriged then.
     """
     scaling = standard_scale(section.features, section.measured)
     colour, other = (Standardised(section.features, *scaling, kind) for kind in (section.colour, ~section.colour))
     sites = KrigingSites(section.positions, section.library, other, colour[:], apart)
     depth = section.depth if section.site_depth is None else section.site_depth[section.measured]
-    rates = section.site_depth is not None and are_counts(section.expression, depth)
-    depth = depth if rates else section.depth
+    counts = section.site_depth is not None and are_counts(section.expression, depth)
+    depth, rates = depth if counts else section.depth, counts and not apart
     return cross_krige(sites, section.measured, section.expression, depth, folds, section.unmeasured, device, rates)
 
 

@@ -28,7 +28,7 @@ class Scores:
     ----------
     genes
         Per gene: ``pearson``, ``mse``, ``explained``, ``pearson_given_depth``, ``explained_given_depth``, ``reliable``,
-        ``beats_baselines``, ``weight_network``, ``weight_kriging``.
+        ``beats_baselines``, ``weight_network``, ``weight_kriging``, ``weight_rates``.
     methods
         Per method, see `snrmix.engine.scores.by_library.score_methods`; the method itself is ``"snrmix"``.
     n_spots
