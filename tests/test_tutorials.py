@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
 MOST_BYTES = 1_500_000
 WITHOUT_OUTPUT = (
-    "1_first_steps",
     "3_spatialdata_and_images",
     "5_what_may_be_done",
     "6_all_sections_of_a_study",
