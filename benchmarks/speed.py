@@ -1,4 +1,4 @@
-"""How long things take: import, embedding, imputation of small and large sections, and peak memory.
+"""How long things take: import, encoder, embedding, imputation of small and large sections, and peak memory.
 
     python benchmarks/speed.py
     python benchmarks/speed.py --small st_her2_C3 --jobs import embedding impute
@@ -15,12 +15,14 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from sections import add_options, load, machine, write_table
 
-JOBS = ("import", "embedding", "impute", "large", "all genes")
+JOBS = ("import", "encoder", "embedding", "impute", "large", "all genes")
 SCIENTIFIC = "import anndata, dask.array, matplotlib, numpy, pandas, scipy.sparse"
 GENES = 250
 REFERENCE_SIZE, REFERENCE_TIMES = 2000, 5
@@ -68,15 +70,31 @@ def median_seconds(statement: str, times: int = 5) -> float:
     return float(np.median([float(run.stdout) for run in runs]))
 
 
+def time_encoder(options):
+    """Milliseconds that the default encoder takes for a patch in what may run it, the fastest of some times."""
+    from snrmix._progress import fastest
+    from snrmix.images.encoder import RUN_TIMES
+    from snrmix.images.encoders import resolve_encoder
+    from snrmix.images.run_time import running
+
+    encoder = resolve_encoder("efficientnet_lite0")
+    crops = np.random.default_rng(0).integers(256, size=(64, encoder.size, encoder.size, 3), dtype=np.uint8)
+    for run_time in RUN_TIMES:
+        with running(replace(encoder, run_time=run_time), "cpu") as encode:
+            seconds = fastest(partial(encode, crops), 5)
+            yield f"a patch of the default encoder, {encode.name}", 1000 * seconds / len(crops), "ms"
+
+
 def time_embedding(options):
-    """Spots per second at three scales, without an embedding to reuse."""
+    """Spots per second at the scales that the image holds, without an embedding to reuse."""
     import snrmix
 
     adata, image = load(options.small, options.data, cache=None)
     started = time.perf_counter()
     snrmix.pp.embed_histology(adata, **image)
     seconds = time.perf_counter() - started
-    yield f"embedding {options.small}, {adata.n_obs} spots at three scales", seconds, "s"
+    scales = len(adata.uns["X_histology"]["scales"])
+    yield f"embedding {options.small}, {adata.n_obs} spots at {scales} scales", seconds, "s"
     yield "embedding", adata.n_obs / seconds, "spots/s"
 
 
@@ -99,7 +117,7 @@ def time_all_genes(options):
     yield "its peak memory", memory, "GB"
 
 
-RUN = dict(zip(JOBS, (time_import, time_embedding, time_impute, time_large, time_all_genes), strict=True))
+RUN = dict(zip(JOBS, (time_import, time_encoder, time_embedding, time_impute, time_large, time_all_genes), strict=True))
 
 
 def in_process(kind: str, section: str, state: str, options) -> tuple[float, float]:

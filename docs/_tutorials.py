@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}  # where a notebook does not say
 WIDEST = 640  # pixels of a picture on a card
 
 
@@ -16,11 +17,15 @@ def copy_tutorials(origin: Path, folder: Path) -> list[Path]:
     """Copy all notebooks, with their first pictures beside them; returns the copies."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    copies = [Path(shutil.copy2(path, folder)) for path in sorted(origin.glob("*.ipynb"), key=number)]
-    for path in copies:
-        picture = first_picture(json.loads(path.read_text()))
+    copies = []
+    for path in sorted(origin.glob("*.ipynb"), key=number):
+        notebook, copy = json.loads(path.read_text()), folder / path.name
+        notebook["metadata"].setdefault("language_info", LANGUAGE)
+        copy.write_text(json.dumps(notebook))
+        copies.append(copy)
+        picture = first_picture(notebook)
         if picture is not None:
-            shrink(picture, path.with_suffix(".png"))
+            shrink(picture, copy.with_suffix(".png"))
     return copies
 
 

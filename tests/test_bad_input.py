@@ -690,7 +690,7 @@ def table_ambiguous(sdata):
     return {}
 
 
-@refused_spatialdata(ValueError, "annotates no region", "TableModel.parse(region=...)")
+@refused_spatialdata(ValueError, "annotates no region", "TableModel.parse(adata, region=name")
 def table_without_region(sdata):
     del sdata["table"].uns["spatialdata_attrs"]
     return {}

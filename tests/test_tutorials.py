@@ -20,10 +20,18 @@ from snrmix.cli import main
 nbformat = pytest.importorskip("nbformat")
 interactiveshell = pytest.importorskip("IPython.core.interactiveshell")
 
-NOTEBOOKS = sorted(
-    (Path(__file__).parents[1] / "tutorials").glob("*.ipynb"), key=lambda path: int(path.stem.split("_")[0])
-)
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
 MOST_BYTES = 1_500_000
+WITHOUT_OUTPUT = (
+    "1_first_steps",
+    "3_spatialdata_and_images",
+    "5_what_may_be_done",
+    "6_all_sections_of_a_study",
+    "7_denser_maps",
+    "8_encoders",
+    "10_in_a_pipeline",
+)
 LOADERS = ("olfactory_bulb", "her2_tumour")
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -33,13 +41,18 @@ def code_cells(path: Path) -> list:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def test_tutorials_are_numbered():
-    assert [path.stem.split("_")[0] for path in NOTEBOOKS] == [str(number + 1) for number in range(len(NOTEBOOKS))]
+def test_tutorials_are_listed():
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "tutorials.md").read_text()
+    for path in NOTEBOOKS:
+        assert f"(tutorials/{path.name})" in readme and f"\ntutorials/{path.stem}\n" in page
 
 
 @by_name
 def test_notebook_is_stored_with_its_output(path):
     cells = code_cells(path)
+    if path.stem in WITHOUT_OUTPUT:
+        assert not any(cell.outputs for cell in cells), f"{path.name} has outputs: take it off the list"
+        pytest.skip(f"its outputs are to be stored: python tutorials/run.py {path.stem}")
     assert path.stat().st_size < MOST_BYTES
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
@@ -70,7 +83,7 @@ def cut(adata):
     text = " ".join(path.read_text() for path in NOTEBOOKS)
     is_named = names.isin(set(re.findall(r"\w+", text)))
     is_high = np.asarray(adata.X.mean(0)).ravel()
-    is_high = is_high >= np.sort(is_high)[-300]
+    is_high = is_high >= np.sort(is_high)[-160]
     adata = adata[:, is_named.to_numpy() | is_high].copy()
     (section,) = adata.uns["spatial"].values()
     factors, small = section["scalefactors"], section["images"]["hires"]

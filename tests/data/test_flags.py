@@ -73,7 +73,7 @@ def test_other_values_are_refused_with_what_they_are(form):
 
 
 @pytest.mark.parametrize(
-    ("yes", "no"), [("pass", "fail"), ("Tissue", "glass"), ("ok", "bad"), ("kept", "dropped"), (1, -1), (1, 2)]
+    ("yes", "no"), [("pass", "fail"), ("Tissue", "glass"), ("ok", "bad"), ("kept", "dropped"), (1, -1), (2, 1)]
 )
 def test_the_line_in_the_message_means_yes(tissue, yes, no):
     expected = np.arange(tissue.n_obs) % 3 > 0

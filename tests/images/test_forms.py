@@ -492,7 +492,7 @@ REFUSED = {
     "Pillow LAB": (lambda i, p: Image.new("LAB", (50, 50)), ValueError, "is in CIELAB; convert it to RGB"),
     "fax": (
         pillow("tif", lambda i: Image.fromarray(i[..., 0] > 99), compression="group4"),
-        ValueError, "is compressed as CCITTFAX4: pip install imagecodecs or .*, or convert it",
+        ValueError, "is compressed as CCITTFAX4: pip install imagecodecs, or .*, or convert it",
     ),
     "raw sensor": (
         lambda i, p: tiff(lambda i: i[..., 0], photometric="cfa")(i, p), ValueError, "has colours of the kind CFA",

@@ -37,13 +37,15 @@ def test_share_draws_both_models_of_every_library(slides, texts, caplog):
     assert texts(ax).count("shared model") == 2 and "pass own=" not in caplog.text
 
 
-def test_share_says_what_is_not_recorded(slides, adata, caplog):
+def test_share_says_what_is_not_recorded(slides, texts, caplog):
     with caplog.at_level("INFO"):
         snrmix.pl.share(slides)
     assert "has the scores of one model per library: pass own=" in caplog.text
     for one in slides.uns["snrmix"]["libraries"].values():
-        one["sharing"] = {"mse_ratio_own": 0.72, "mse_ratio_shared": 0.71}
-    np.testing.assert_allclose(drawn(snrmix.pl.share(slides), "shared model"), [0.71, 0.71])
+        one["sharing"] = {"weight": 0.4, "mse_ratio_own": 0.72, "mse_ratio_shared": 0.71}
+    ax = snrmix.pl.share(slides)
+    np.testing.assert_allclose(drawn(ax, "shared model"), [0.71, 0.71])
+    assert texts(ax).count("both, 40% shared") == 2
     del slides.uns["snrmix"]["libraries"]
     with pytest.raises(KeyError, match="is of a single library"):
         snrmix.pl.share(slides)

@@ -21,6 +21,13 @@ def test_weights_says_when_all_genes_share_one(adata, texts):
     assert f"one weight for all {adata.n_vars} genes" in texts(ax)
     assert [round(bar.get_width(), 2) for bar in ax.patches] == [0.25, 0.7, 0.05]
     assert all(words in texts(ax) for words in ("network 0.25", "kriging 0.70", "mean of the gene 0.05"))
+
+
+def test_rates_are_a_part_of_kriging(adata, texts):
     adata.var["snrmix_weight_rates"] = 0.1
     ax = snrmix.pl.weights(adata)
-    assert [round(bar.get_width(), 2) for bar in ax.patches] == [0.25, 0.8]
+    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 1], adata.var["snrmix_weight_kriging"] + 0.1)
+    adata.var["snrmix_weight_network"], adata.var["snrmix_weight_kriging"] = 0.25, 0.5
+    ax = snrmix.pl.weights(adata)
+    assert [round(bar.get_width(), 2) for bar in ax.patches] == [0.25, 0.5, 0.1, 0.15]
+    assert "kriging of rates 0.10" in texts(ax)

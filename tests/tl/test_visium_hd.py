@@ -11,7 +11,7 @@ import snrmix
 from snrmix.engine.kriging.krige import is_exact
 from snrmix.engine.scores.baselines import spatial_knn
 from snrmix.plan import cost as estimate
-from snrmix.plan.cost import Run, announce
+from snrmix.plan.cost import Run, Speed, announce
 
 GENES = 20
 LARGE = {
@@ -91,6 +91,12 @@ def test_dense_section_end_to_end(section, monkeypatch):
 
 # The estimate
 
+
+def seconds(run, products: float) -> float:
+    """Of all stages, on a machine whose memory keeps up with its processor as that of the benchmark does."""
+    return sum(run.seconds(Speed(products, products / 40)).values())
+
+
 HD = Run(sites=250_000, measured=150_000, genes=500, columns=500, features=66, scales=3, patches=105_000)
 
 
@@ -110,9 +116,9 @@ def free(monkeypatch):
 def test_estimates_grow_with_the_run(name):
     larger = Run(**{**vars(HD), name: 2 * getattr(HD, name)})
     assert larger.bytes >= HD.bytes
-    assert larger.seconds(1e10) >= HD.seconds(1e10)
+    assert seconds(larger, 1e10) >= seconds(HD, 1e10)
     assert Run(**{**vars(HD), "kriging": False}).bytes < HD.bytes
-    assert HD.seconds(2e10) < HD.seconds(1e10)
+    assert seconds(HD, 2e10) < seconds(HD, 1e10)
 
 
 @pytest.mark.parametrize(("sites", "gigabytes"), [(20_000, 1.5), (60_000, 2.3), (250_000, 7.1)])
@@ -120,12 +126,12 @@ def test_memory_is_that_of_the_benchmark(sites, gigabytes):
     """Measured with benchmarks/visium_hd.py, beyond what the process had loaded."""
     run = Run(**{**vars(HD), "sites": sites, "measured": sites * 6 // 10, "patches": sites * 42 // 100})
     assert 1 / 1.5 < run.bytes / 1e9 / gigabytes < 1.5
-    assert 1 / 2 < HD.seconds(3e10) / 524 < 2  # processor seconds of 250,000 sites, at about that speed
+    assert 1 / 2 < seconds(HD, 3e10) / 524 < 2  # processor seconds of 250,000 sites, at about that speed
 
 
 def test_long_run_says_what_it_will_take(free, caplog, monkeypatch):
     free(14)
-    monkeypatch.setattr(estimate, "machine_speed", lambda: 3e10)
+    monkeypatch.setattr(estimate, "machine_speed", lambda: Speed(3e10, 7e8))
     with caplog.at_level("INFO", logger="snrmix"):
         announce(HD)
     assert "250,000 sites x 500 genes: about 6.3 GB of memory (14.0 GB free) and " in caplog.text
@@ -180,7 +186,7 @@ def test_impute_refuses_before_it_embeds_and_leaves_the_object(section, free, as
     free(0.3)
     with pytest.raises(ValueError, match="GB of memory are needed for 3,025 sites x 20 genes"):
         impute(adata, section[1], encoder=encoder)
-    assert sum(called) < 20  # to recognise the encoder, and to time it
+    assert sum(called) < 60  # to recognise the encoder, and to time it
     assert_unchanged(before, adata)
 
 
@@ -208,15 +214,15 @@ def test_kriging_of_many_targets_is_estimated_as_it_is_done():
     few = Run(sites=30_000, measured=4000, genes=50, columns=50, features=66, scales=3)
     assert not is_exact(few.measured, few.sites - few.measured)
     without = Run(**{**vars(few), "kriging": False})
-    assert few.seconds(1e10) - without.seconds(1e10) == pytest.approx(estimate.KRIGING_WORK * 30_000 / 1e10)
+    assert seconds(few, 1e10) - seconds(without, 1e10) == pytest.approx(estimate.KRIGING_WORK * 30_000 / 1e10)
     exact = Run(**{**vars(few), "sites": 8000})
-    kriging = exact.seconds(1e10) - Run(**{**vars(exact), "kriging": False}).seconds(1e10)
-    assert kriging == pytest.approx(5 * 6 * 4000**3 / 1e10)
+    kriging = seconds(exact, 1e10) - seconds(Run(**{**vars(exact), "kriging": False}), 1e10)
+    assert kriging == pytest.approx(6 * (estimate.FIT_WORK + estimate.SPOT_WORK * 4000**3) / 1e10)
 
 
 def test_fine_tuning_takes_time():
     """9 passes of every training patch an epoch: forward and backward, of a spot, its partner and their mixture."""
     run = Run(sites=2000, measured=1000, genes=50, columns=50, features=66, scales=2, epochs=10, kriging=False)
     tuned = Run(**{**vars(run), "tuning_seconds": 0.01})
-    assert tuned.seconds(1e12) == pytest.approx(2 * 0.01 * 10 * 5 * (9 * 800 + 200), rel=0.1)
-    assert tuned.seconds(1e12) > 100 * run.seconds(1e12)
+    assert seconds(tuned, 1e12) == pytest.approx(2 * 0.01 * 10 * 5 * (9 * 800 + 200), rel=0.1)
+    assert seconds(tuned, 1e12) > 100 * seconds(run, 1e12)

@@ -110,7 +110,7 @@ def _refusal(values: pd.Series, bad: list, label: str, argument: str | None) -> 
     elif values.dtype.kind == "f":
         example = f"{column} > 0.5"
     else:
-        example = f"{column} == {1 if (values == 1).any() else '...'}"
+        example = f"{column} == {1 if all(value < 0 for value in bad) and (values == 1).any() else bad[0]}"
     return (
         f"{label} must be boolean, or hold 0 and 1, or yes and no; it is {kind} and holds {listing(values.unique(), 5)}. "
         f"Compare it with the value that stands for yes, e.g. {argument or column}{'=' if argument else ' = '}{example}."

@@ -38,7 +38,10 @@ def read_spatialdata(sdata, table, labels: np.ndarray, image_key: str | None):
     attrs = table.uns.get("spatialdata_attrs")
     if not attrs:
         raise ValueError(
-            "the table annotates no region (uns['spatialdata_attrs'] is missing); use TableModel.parse(region=...)."
+            "the table annotates no region (uns['spatialdata_attrs'] is missing). Name the element that its rows are of "
+            f"({listing([*sdata.shapes, *sdata.labels], 3)}), and the obs column with their ids there: adata.obs['region'] = "
+            "pd.Categorical([name] * adata.n_obs), then spatialdata.models.TableModel.parse(adata, region=name, "
+            "region_key='region', instance_key=column)."
         )
     if image_key is not None and image_key not in sdata.images:
         raise KeyError(

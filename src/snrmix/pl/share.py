@@ -81,8 +81,10 @@ def _read(result: Result) -> pd.DataFrame:
 
 
 def _row(record: Mapping) -> dict:
-    row = {"kind": record["kind"], **record["scores"]["mse_ratio"].to_dict()}
     weighed = record.get("sharing", {})
+    kind = KINDS.get(record["kind"], record["kind"])
+    words = f"both, {float(weighed['weight']):.0%} shared" if "weight" in weighed else kind
+    row = {"kind": words, **record["scores"]["mse_ratio"].to_dict()}
     return row | {
         name: float(weighed[f"mse_ratio_{name}"]) for name in ("own", "shared") if f"mse_ratio_{name}" in weighed
     }
@@ -111,7 +113,7 @@ def _draw(ax, table: pd.DataFrame, names: Mapping[str, str]) -> None:
     ax.set_ylim(len(table) - 0.4, -0.6)
     for row, kind in enumerate(table["kind"]):
         ax.annotate(
-            KINDS.get(kind, kind), (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize="small",
+            kind, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize="small",
             color=INK, annotation_clip=False,
         )  # fmt: skip
     ax.legend(frameon=False, fontsize="small", ncols=4, loc="lower left", bbox_to_anchor=(0, 1), handletextpad=0.3)

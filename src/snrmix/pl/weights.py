@@ -6,7 +6,7 @@ from snrmix.data.results import Result
 from snrmix.pl._figure import BLUE, GREY, INK, PALE, drawing, finish, open_axes, open_panels
 
 REMEDY = "run snrmix.tl.impute with kriging, which weighs it against the network gene by gene"
-PARTS = {"network": BLUE, "kriging": "#35b779", "mean of the gene": "#dddddd"}
+PARTS = {"network": BLUE, "kriging": "#35b779", "kriging of rates": "#b5de2b", "mean of the gene": "#dddddd"}
 
 
 @drawing
@@ -24,8 +24,8 @@ def weights(
 ):
     """Draw what each gene's prediction rests on: the weight of the network against that of kriging.
 
-    The latter is that of log values and of rates together. Where all genes share one weight, as on most sections of few genes or spots, it is a bar. What is missing to 1 is the
-    mean of the gene, which predictions are drawn to.
+    The latter is that of log values and of rates together. Where all genes share their weights, they are parts of one
+    bar. What is missing to 1 is the mean of the gene, which predictions are drawn to.
 
     Parameters
     ----------
@@ -45,14 +45,16 @@ def weights(
     """
     result = Result.find(data, key, table_key)
     network, kriging = (result.column(f"weight_{part}", REMEDY) for part in ("network", "kriging"))
+    rates = np.zeros(len(kriging))
     if result.has("weight_rates"):
-        kriging = kriging + np.nan_to_num(result.column("weight_rates", REMEDY))
+        rates = np.nan_to_num(result.column("weight_rates", REMEDY))
     known = np.isfinite(network) & np.isfinite(kriging)
-    network, kriging = network[known], kriging[known]
-    if len(network) and np.ptp(network) < 1e-6 and np.ptp(kriging) < 1e-6:
+    network, kriging, rates = network[known], kriging[known], rates[known]
+    if len(network) and max(np.ptp(weight) for weight in (network, kriging, rates)) < 1e-6:
         own = open_panels(ax, figsize or (6.4, 1.5))[0, 0]
-        _draw_bar(own, float(network[0]), float(kriging[0]), len(network))
+        _draw_bar(own, [float(network[0]), float(kriging[0]), float(rates[0])], len(network))
         return finish(own, show, save, dpi, ax)
+    kriging = kriging + rates
     own = open_panels(ax, figsize or (5.6, 4.8))[0, 0]
     pearson = result.column("pearson", REMEDY)[known] if result.has("pearson") else None
     colours = {"color": INK} if pearson is None else {"c": pearson, "cmap": cmap}
@@ -65,15 +67,15 @@ def weights(
     return finish(own, show, save, dpi, ax)
 
 
-def _draw_bar(ax, network: float, kriging: float, genes: int) -> None:
+def _draw_bar(ax, weights: list[float], genes: int) -> None:
     """One bar of the parts that a prediction is made of."""
     start = 0.0
-    for (name, colour), width in zip(PARTS.items(), (network, kriging, max(1 - network - kriging, 0)), strict=True):
-        if width > 0:
+    for (name, colour), width in zip(PARTS.items(), [*weights, 1 - sum(weights)], strict=True):
+        if width > 0.005:
             ax.barh(0, width, left=start, color=colour, label=f"{name} {width:.2f}", height=0.6)
             start += width
     ax.set(xlim=(0, max(start, 1)), ylim=(-0.4, 0.4), yticks=[])
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=3, frameon=False, fontsize="small")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=4, frameon=False, fontsize="small")
     open_axes(ax, x="", y="", title=f"one weight for all {genes} genes")
     ax.spines["left"].set_visible(False)
 

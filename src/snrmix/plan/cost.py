@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,8 +12,9 @@ from snrmix._log import logger
 from snrmix._memory import free_memory
 from snrmix._progress import LONG, duration, expect, fastest, waiting
 from snrmix.data.embedding import FEW_PATCHES, EmbeddingPlan
+from snrmix.engine.folds import HALVED_SPOTS
 from snrmix.engine.kriging.krige import is_exact
-from snrmix.engine.network.heads import MOST_STEPS
+from snrmix.engine.network.heads import batches
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
 from snrmix.engine.options import Training
 from snrmix.engine.slices import MOST_VALUES
@@ -21,8 +23,13 @@ from snrmix.images.colour import COLOUR_FEATURES
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
-KRIGING_WORK = 6e7  # per site, in products of a matrix product: many small systems
-PATCH_SECONDS = 0.5e-3  # to read and resize a patch, beside what the encoder takes
+# Work is counted in products of a matrix product:
+KRIGING_WORK = 6e7  # of kriging from neighbourhoods, per site: many small systems
+FIT_WORK = 2e9  # of kriging from all spots, per fit, whatever it is fitted to
+SPOT_WORK = 10.0  # and per cubed number of spots
+PACKAGES_WORK = 5e10  # of loading packages on the way
+UPDATES = 2.0  # that an update of AdamW is worth, with the average of the weights and the choice of inputs
+PATCH_SECONDS = 1e-3  # to read and resize a patch, beside what the encoder takes
 PASSES = 9  # of a spot that is trained on: forward and backward, of itself, its partner and their mixture
 SHARE_OF_EPOCHS = 0.8  # that are trained before it stops early
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
@@ -118,29 +125,36 @@ class Run:
 
     def seconds(self, speed: Speed) -> dict[str, float]:
         """Time of every stage on a machine of this speed."""
-        batch, wanted, hidden = Training.largest_batch, Training.steps_per_epoch, Training.hidden
-        steps = min(max(self.measured / batch, wanted), MOST_STEPS)
-        inputs = self.features / 2  # dropout leaves half of them
-        step = 3 * min(batch, self.measured / wanted) * hidden * (2 * inputs + 3 * self.outputs)
-        judged = self.measured / self.networks * hidden * (self.features + self.outputs)
-        epochs = self.epochs * SHARE_OF_EPOCHS
-        updates = epochs * steps * self.networks * hidden * (self.features + self.outputs)
-        networks = epochs * self.networks * (steps * step + judged) / speed.products + updates / speed.updates
-        networks += epochs * steps * STEP_SECONDS
-        is_frozen = bool(self.features) and not self.tuning_seconds
-        kriging = 0.0
-        if self.kriging and is_exact(self.measured, self.sites - self.measured):
-            kriging = 5 * (self.folds + 1) * float(self.measured) ** 3
-        elif self.kriging:
-            kriging = KRIGING_WORK * self.sites
+        packages = 0.0 if "squidpy" in sys.modules or not self.measured else PACKAGES_WORK
         scores = SCORE_WORK * self.sites * self.genes * self.folds
         return {
             "embedding": self.patches * self.patch_seconds,
             "fine-tuning": self.passes * self.tuning_seconds,
-            "networks": networks * is_frozen,
-            "kriging": kriging / speed.products,
+            "graph": packages / speed.products,
+            "networks": 0.0 if self.tuning_seconds else self._network_seconds(speed),
+            "kriging": self._kriging_work() / speed.products,
             "scores": scores / speed.products,
         }
+
+    def _network_seconds(self, speed: Speed) -> float:
+        if not self.features:
+            return 0.0
+        hidden, train = Training.hidden, self.measured * (1 - 1 / max(self.folds, 2))
+        batch, per_epoch = batches(max(round(train), 1), Training())
+        step = 3 * batch * hidden * (self.features + 3 * self.outputs)  # dropout leaves half of the inputs
+        judged = self.measured / self.networks * hidden * (self.features + self.outputs)
+        updates = per_epoch * hidden * (self.features + self.outputs)
+        epochs = self.epochs * SHARE_OF_EPOCHS
+        work = (per_epoch * step + judged) / speed.products + UPDATES * updates / speed.updates
+        return epochs * (self.networks * work + per_epoch * STEP_SECONDS)
+
+    def _kriging_work(self) -> float:
+        if not self.kriging or not self.measured:
+            return 0.0
+        if not is_exact(self.measured, self.sites - self.measured):
+            return KRIGING_WORK * self.sites
+        fits = (2 if self.measured <= HALVED_SPOTS else 1) * self.folds + 1
+        return fits * (FIT_WORK + SPOT_WORK * float(self.measured) ** 3)
 
     @property
     def passes(self) -> float:

@@ -6,12 +6,13 @@ from functools import wraps
 
 import numpy as np
 
+from snrmix._globals import Function
 from snrmix._log import kept_warnings
 from snrmix.data.results import WARNINGS
 from snrmix.data.table import read_table
 
 
-def noted(function):
+def noted(function: Function) -> Function:
     """Let the record of a result have the warnings of the call that made it, each once."""
 
     @wraps(function)

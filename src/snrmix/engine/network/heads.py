@@ -106,7 +106,10 @@ class Heads(MixedTraining):
         k, d = len(spots), self.features.shape[1]
         kept = max(1, round(d * (1 - self.options.dropout)))
         columns = torch.rand(k, d, generator=self.generator, device=self.device).argsort(1)[:, :kept]
-        weight = self.stem_weight.gather(1, columns[..., None].expand(-1, -1, self.stem_weight.shape[2])) * (d / kept)
+        rows = (
+            columns + torch.arange(k, device=self.device)[:, None] * d
+        ).flatten()  # whole rows are faster than `gather`
+        weight = self.stem_weight.flatten(0, 1).index_select(0, rows).unflatten(0, (k, kept)) * (d / kept)
         values = torch.stack([self.features[spots[head]][:, columns[head]] for head in range(k)]).float()
         centre, scale = (x.expand(k, -1, -1).gather(2, columns[:, None]) for x in (self.centre, self.inverse_scale))
         return torch.baddbmm(self.stem_bias, ((values - centre) * scale).clamp_(-CLIP, CLIP), weight)
