@@ -231,7 +231,7 @@ def test_visium_hd_through_spatialdata_io(hd_folder, squares):
     assert np.isfinite(table.layers["snrmix"]).all()
     image = table.uns["snrmix"]["image"]
     np.testing.assert_allclose(image["um_per_px"], 0.27376127)
-    np.testing.assert_allclose(image["patch_side"], np.array([[1.15, 2.3, 4.6]]) * 50 / 0.27376127, rtol=0.2)
+    np.testing.assert_allclose(image["patch_side"], np.array([[0.6, 1.15, 2.3, 4.6]]) * 50 / 0.27376127, rtol=0.2)
 
 
 def test_visium_hd_as_anndata(hd_folder):
