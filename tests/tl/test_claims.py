@@ -212,10 +212,9 @@ def test_noise_has_no_correlation_with_few_spots():
     adata.obsm["spatial"] = xy
     snrmix.tl.impute(adata, n_folds=5)
     assert abs(adata.var["snrmix_pearson"].mean()) < 0.05
-    others = adata.uns["snrmix"]["scores"]["pearson"].drop(
-        "rates", errors="ignore"
-    )  # .14: its mean is not that of the spots
-    assert (others.abs() < 0.08).all()
+    alone = adata.uns["snrmix"]["scores"]["pearson"].abs()
+    assert (alone.drop("rates") < 0.08).all()
+    assert alone["rates"] < 0.2  # by itself it follows the mean depth of a fold too, which centring does not take off
     assert adata.uns["snrmix"]["scores"].loc["mean", "pearson"] == 0
 
 
