@@ -24,13 +24,10 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
 MOST_BYTES = 1_500_000
 WITHOUT_OUTPUT = (
-    "1_first_steps",
     "3_spatialdata_and_images",
-    "5_what_may_be_done",
     "6_all_sections_of_a_study",
     "7_denser_maps",
     "8_encoders",
-    "10_in_a_pipeline",
 )
 LOADERS = ("olfactory_bulb", "her2_tumour")
 
@@ -97,7 +94,7 @@ def cut(adata):
 
 def in_shell(line: str) -> None:
     """Run a line that calls snrmix in this process: a new one takes seconds to load."""
-    line, _, target = line.partition(" > ")
+    line, _, target = line.partition(" 2> ")[0].partition(" > ")
     words = shlex.split(line)[1:]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):

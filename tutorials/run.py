@@ -6,6 +6,7 @@ The real sections are downloaded once, or taken from the folder that ``SNRMIX_DA
 import base64
 import io
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 COLOURS = 256
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
 WIDEST = 1300  # pixels
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
@@ -30,6 +32,8 @@ def run(path: Path) -> None:
         cell.id = f"cell-{number}"
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", ()):
+            if "text" in output:
+                output.text = ESCAPES.sub("", output.text)
             data = output.get("data", {})
             if "image/png" in data:
                 data["image/png"] = shrink(data["image/png"])
