@@ -72,7 +72,7 @@ def section(name: str = "A", random_state: int = 0) -> ad.AnnData:
         adata.obsm["spatial"][:, 0] < np.median(adata.obsm["spatial"][:, 0]), "tumour", "stroma"
     )
     adata.obs["region"] = adata.obs["region"].astype("category")
-    adata.obs["library_id"] = name
+    adata.obs["library_id"], adata.obs["patient"] = name, f"patient of {name}"
     adata.uns["spatial"] = {name: adata.uns["spatial"].pop("synthetic")}
     return adata
 

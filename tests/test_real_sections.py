@@ -116,8 +116,9 @@ def test_all_spots_are_inside_the_image(section, name, source):
 
 def test_full_resolution_shows_what_the_stored_image_shows(section):
     adata, image = section("st_her2_C3")
-    full = snrmix.pp.embed_histology(adata, encoder="colour", copy=True, **image).obsm["X_histology"]
-    stored = snrmix.pp.embed_histology(adata, encoder="colour", copy=True).obsm["X_histology"]
+    how = {"encoder": "colour", "scales": (1.15, 2.3, 4.6), "copy": True}
+    full = snrmix.pp.embed_histology(adata, **how, **image).obsm["X_histology"]
+    stored = snrmix.pp.embed_histology(adata, **how).obsm["X_histology"]
     means = np.arange(full.shape[1]).reshape(3, -1)[:, :3].ravel()  # of red, green and blue: the first of every scale
     difference = np.abs(full.astype(float) - stored)[:, means]
     assert difference.max() < 0.06 and difference.mean() < 0.01
@@ -230,7 +231,7 @@ def test_visium_hd_through_spatialdata_io(hd_folder, squares):
     assert np.isfinite(table.layers["snrmix"]).all()
     image = table.uns["snrmix"]["image"]
     np.testing.assert_allclose(image["um_per_px"], 0.27376127)
-    np.testing.assert_allclose(image["patch_side"], np.array([[1.15, 2.3, 4.6]]) * 50 / 0.27376127, rtol=0.2)
+    np.testing.assert_allclose(image["patch_side"], np.array([[0.6, 1.15, 2.3, 4.6]]) * 50 / 0.27376127, rtol=0.2)
 
 
 def test_visium_hd_as_anndata(hd_folder):

@@ -152,7 +152,7 @@ class Settled(Exception):
 
 
 def settings_of(monkeypatch, data, **options):
-    def stop(parts, settings, features):
+    def stop(parts, settings, *others):
         raise Settled(*settings)
 
     monkeypatch.setattr(importlib.import_module("snrmix.tl.impute"), "fit_models", stop)

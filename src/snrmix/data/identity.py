@@ -98,8 +98,12 @@ def _column_of(obs: pd.DataFrame, stored: Sequence[str]) -> str:
     raise ValueError(
         f"uns['spatial'] has {len(stored)} libraries ({listing(stored)}); say which observation is in which with "
         f"library_key=, an obs column."
-        + (f" It could be {listing(maybe, 5)}." if maybe else " No column has as many values: make one first.")
-        + f" If all are in one of them, {stored[0]!r} for example: adata.obs['library_id'] = {stored[0]!r}."
+        + (
+            f" It could be {listing(maybe, 5)}."
+            if maybe
+            else f" No column has as many values: make one first. If all are in one of them, {stored[0]!r} for example: "
+            f"adata.obs['library_id'] = {stored[0]!r}."
+        )
     )
 
 
