@@ -25,8 +25,6 @@ NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"), key=lambda path: int(pa
 MOST_BYTES = 1_500_000
 WITHOUT_OUTPUT = (
     "3_spatialdata_and_images",
-    "6_all_sections_of_a_study",
-    "7_denser_maps",
     "8_encoders",
 )
 LOADERS = ("olfactory_bulb", "her2_tumour")
