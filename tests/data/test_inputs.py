@@ -19,9 +19,9 @@ SCALES = (1.15, 2.3, 4.6)
 COLOURS = 22  # statistics per scale, first mean, deviation, 10 % and 90 % quantile of red, green and blue
 
 
-def embedding(data, *, encoder="colour", **options):
-    """The embedding as float, one row per observation, from a copy."""
-    table = snrmix.pp.embed_histology(data, encoder=encoder, copy=True, **options)
+def embedding(data, *, encoder="colour", scales=(1.15, 2.3, 4.6), **options):
+    """The embedding as float, one row per observation, from a copy; the same scales whatever the image holds."""
+    table = snrmix.pp.embed_histology(data, encoder=encoder, scales=scales, copy=True, **options)
     return pd.DataFrame(table.obsm["X_histology"].astype(float), index=table.obs_names)
 
 
@@ -94,8 +94,8 @@ def test_log_normalised_values_give_what_counts_give(tissue, impute):
     values = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
     genes = list(tissue.var_names[:20])
     from_counts = impute(tissue, genes=genes, at_depth="spot", copy=True)
-    tissue.X = values
-    impute(tissue, genes=genes)
+    tissue.X, tissue.obs["total_counts"] = values, counts.sum(1)
+    impute(tissue, genes=genes, at_depth="spot")
     got = tissue.layers["snrmix"][:, :20]
     np.testing.assert_allclose(got, from_counts.layers["snrmix"][:, :20], atol=2e-4)
     assert from_counts.uns["snrmix"]["units"] == "log1p(counts per 10,000)"
