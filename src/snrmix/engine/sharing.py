@@ -14,7 +14,6 @@ from snrmix.engine.at_depth import SiteDepths
 from snrmix.engine.slices import gene_slices
 from snrmix.engine.stack import PRIOR_SPREADS
 
-SURE = 0.0  # standard errors by which sharing has to be better than not
 EXPECTED, SCATTER = 1.0, 0.25  # weight of the shared model before folds are looked at, and its standard deviation
 
 
@@ -142,7 +141,7 @@ def weigh_sharing(observed: np.ndarray, own: np.ndarray, shared: np.ndarray, fol
         rows = fold == k
         both[rows] = own[rows] + others.astype(np.float32) * (shared[rows] - own[rows])
     error = {name: _error(observed, values) for name, values in (("own", own), ("shared", shared), ("both", both))}
-    if not _gains(observed, own, both):
+    if error["both"] >= error["own"]:
         return Sharing(np.zeros(observed.shape[1]), 0.0, own, error)
     return Sharing(weights, weight, both, error)
 
@@ -191,12 +190,3 @@ def _error(observed: np.ndarray, predicted: np.ndarray) -> float:
     pieces = gene_slices(*observed.shape)
     total = sum(((observed[:, some] - predicted[:, some]) ** 2).sum(dtype=np.float64) for some in pieces)
     return float(total / observed.size)
-
-
-def _gains(observed: np.ndarray, own: np.ndarray, both: np.ndarray) -> bool:
-    """Whether out-of-fold errors of spots are lower, by `SURE` standard errors."""
-    gain = np.zeros(len(observed))
-    for some in gene_slices(*observed.shape):
-        errors = [(observed[:, some] - values[:, some]) ** 2 for values in (own, both)]
-        gain += (errors[0] - errors[1]).sum(1, dtype=np.float64)
-    return gain.mean() > SURE * gain.std() / np.sqrt(len(gain))
