@@ -351,6 +351,6 @@ def test_many_genes_take_seconds():
     measured = rng.random(1500) < 0.3
     pretend_imputed(adata, measured, adata.layers["truth"])
     adata.var["snrmix_modelled"] = np.asarray((adata.X[measured] > 0).sum(0)).ravel() >= 5
-    start = time.perf_counter()
+    start = time.process_time()
     snrmix.tl.evaluate(adata, ~measured)
-    assert time.perf_counter() - start < 120  # minutes, if it took genes one by one
+    assert time.process_time() - start < 120  # minutes, if it took genes one by one
