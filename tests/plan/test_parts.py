@@ -125,10 +125,13 @@ def test_genes_are_modelled_where_they_are_seen(pair, separate):
     assert len(snrmix.tl.evaluate(separate, ~measured)) == 30
 
 
-def test_number_of_genes_means_those_of_highest_mean_over_all_slides(pair):
-    result = snrmix.tl.impute(pair, measured="measured", genes=6, copy=True, **FAST)
+@pytest.mark.parametrize("named", [0, 1], ids=["alone", "with a name"])
+def test_number_of_genes_means_those_of_highest_mean_over_all_slides(pair, named):
     mean = log_normalised(pair)[pair.obs["measured"]].mean(0)
-    assert set(np.flatnonzero(result.var["snrmix_modelled"])) == set(np.argsort(-mean)[:6])
+    order = np.argsort(-mean)
+    also = list(pair.var_names[order[10 : 10 + named]])
+    result = snrmix.tl.impute(pair, measured="measured", genes=[6, *also] if named else 6, copy=True, **FAST)
+    assert set(np.flatnonzero(result.var["snrmix_modelled"])) == {*order[:6], *order[10 : 10 + named]}
     assert np.isfinite(result.layers["snrmix"][:, result.var["snrmix_modelled"]]).all()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from snrmix._log import logger
 from snrmix._names import listing
 from snrmix.data.depth import site_depths
-from snrmix.data.expression import MIN_MEASURED, Expression, read_expression, units_of
+from snrmix.data.expression import MIN_MEASURED, Expression, number_among, read_expression, units_of
 from snrmix.data.sites import Sites, restrict_sites
 from snrmix.engine.fit import SectionFit, Settings, Stacked, fit_section, stack_section
 from snrmix.engine.folds import Fold, clustered_assignment, random_assignment
@@ -253,8 +253,10 @@ def run_of(source: Source, options: Options, parts: Sequence[Part]) -> Run:
 
 
 def _settle_genes(source: Source) -> Source:
-    """A number of genes means those of highest mean over the measured spots of all libraries."""
-    if isinstance(source.genes, str | list | None) or len(source.sites.libraries) == 1:
+    """A number of genes means those of highest mean over the measured spots of all libraries, also beside named genes."""
+    genes, names = source.genes, source.table.var_names
+    named = isinstance(genes, str | None) or (isinstance(genes, list) and number_among(genes, names) is None)
+    if named or len(source.sites.libraries) == 1:
         return source
     found = read_expression(
         source.table, source.sites, source.is_measured, layer=source.layer, units=source.units, genes=source.genes
