@@ -440,6 +440,12 @@ class Counting:
         return seen
 
 
+@pytest.fixture(autouse=True)
+def patches_are_not_timed(monkeypatch):
+    """What an encoder sees are patches, and none that only its time is taken of."""
+    monkeypatch.setattr("snrmix.data.embedding.FEW_PATCHES", 10**9)
+
+
 @pytest.fixture
 def embedded(half, impute):
     """An object with a cached embedding, and its encoder."""
