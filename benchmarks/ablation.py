@@ -22,7 +22,8 @@ from scipy.stats import false_discovery_control, wilcoxon
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.engine.fit import Member, finer, stack_members
+from snrmix.engine.fit import Member, stack_members
+from snrmix.engine.folds import finer
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import resolve_mixing
 from snrmix.engine.network.crossfit import fit_network

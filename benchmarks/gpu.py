@@ -22,7 +22,8 @@ import torch
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.engine.fit import Settings, finer, fit_section
+from snrmix.engine.fit import Settings, fit_section
+from snrmix.engine.folds import Fold, finer
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import resolve_mixing
@@ -151,7 +152,6 @@ def real_section(name: str, options):
 
 def made_up_section(n: int, genes: int, width: int = 1302):
     """Sites on a square lattice, half measured, genes that features and place tell; and five folds."""
-    from snrmix.engine.folds import Fold
     from snrmix.engine.section import Section
     from snrmix.plan.graph import spatial_neighbours
 
