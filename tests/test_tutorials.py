@@ -23,10 +23,6 @@ interactiveshell = pytest.importorskip("IPython.core.interactiveshell")
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"), key=lambda path: int(path.stem.split("_")[0]))
 MOST_BYTES = 1_500_000
-WITHOUT_OUTPUT = (
-    "3_spatialdata_and_images",
-    "8_encoders",
-)
 LOADERS = ("olfactory_bulb", "her2_tumour")
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -45,9 +41,6 @@ def test_tutorials_are_listed():
 @by_name
 def test_notebook_is_stored_with_its_output(path):
     cells = code_cells(path)
-    if path.stem in WITHOUT_OUTPUT:
-        assert not any(cell.outputs for cell in cells), f"{path.name} has outputs: take it off the list"
-        pytest.skip(f"its outputs are to be stored: python tutorials/run.py {path.stem}")
     assert path.stat().st_size < MOST_BYTES
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     pictures = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]

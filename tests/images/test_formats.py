@@ -275,9 +275,9 @@ def test_full_resolution_hires_and_lowres_show_the_same(section, encoder):
                 "scalefactors": {"tissue_hires_scalef": level.shape[1] / image.shape[1]},
             }
         }
-        table = snrmix.pp.embed_histology(adata, encoder=encoder, copy=True)
+        table = snrmix.pp.embed_histology(adata, encoder=encoder, scales=(1.15, 2.3, 4.6), copy=True)
         features.append(table.obsm["X_histology"].astype(float))
-        means.append(colours(adata))
+        means.append(colours(adata, scales=(1.15, 2.3, 4.6)))
         assert np.abs(means[-1] - means[0]).max() < 0.02
     scale = features[0].std(0) + 1e-3
     for coarser, least in zip(features[1:], (0.9, 0.5), strict=True):
