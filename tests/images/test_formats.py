@@ -18,10 +18,13 @@ from snrmix.images import open_image
 PITCH = 64  # pixels of the image per pitch of 100 um
 
 
-def colours(data, **options) -> np.ndarray:
+COARSE = (1.15, 2.3, 4.6)  # whatever an image holds
+
+
+def colours(data, *, scales=COARSE, **options) -> np.ndarray:
     """Mean red, green and blue around every site by name, 0 to 1, shape (n, scales, 3)."""
     mean = snrmix.Encoder("mean", lambda patches: patches.mean((2, 3)))
-    table = snrmix.pp.embed_histology(data, encoder=mean, copy=True, **options)
+    table = snrmix.pp.embed_histology(data, encoder=mean, scales=scales, copy=True, **options)
     table = table[np.argsort(table.obs_names)]
     scales = len(table.uns["X_histology"]["scales"])
     return table.obsm["X_histology"].astype(float).reshape(table.n_obs, scales, -1)[:, :, :3]
@@ -275,9 +278,9 @@ def test_full_resolution_hires_and_lowres_show_the_same(section, encoder):
                 "scalefactors": {"tissue_hires_scalef": level.shape[1] / image.shape[1]},
             }
         }
-        table = snrmix.pp.embed_histology(adata, encoder=encoder, scales=(1.15, 2.3, 4.6), copy=True)
+        table = snrmix.pp.embed_histology(adata, encoder=encoder, scales=COARSE, copy=True)
         features.append(table.obsm["X_histology"].astype(float))
-        means.append(colours(adata, scales=(1.15, 2.3, 4.6)))
+        means.append(colours(adata))
         assert np.abs(means[-1] - means[0]).max() < 0.02
     scale = features[0].std(0) + 1e-3
     for coarser, least in zip(features[1:], (0.9, 0.5), strict=True):
@@ -346,7 +349,7 @@ def test_cells_in_micrometres(section, expected, kind):
     got = colours(sdata, um_per_px=1.0)
     # Labels lie on whole pixels, so their centres are off by up to one.
     np.testing.assert_allclose(got, expected, atol=0.003 if kind == "polygons" else 0.05)
-    table = snrmix.pp.embed_histology(sdata, encoder="colour", um_per_px=1.0, copy=True)
+    table = snrmix.pp.embed_histology(sdata, encoder="colour", um_per_px=1.0, scales=COARSE, copy=True)
     np.testing.assert_allclose(table.uns["X_histology"]["patch_side"], [[115, 230, 460]], rtol=0.01)
 
 
@@ -355,6 +358,6 @@ def test_visium_circles_in_micrometres_are_recognised_by_their_array(section, ex
     table = sdata["table"]
     for name in ("array_row", "array_col"):
         table.obs[name] = section[0].obs[name].loc[table.obs_names]
-    embedded = snrmix.pp.embed_histology(sdata, encoder="colour", copy=True)
+    embedded = snrmix.pp.embed_histology(sdata, encoder="colour", scales=COARSE, copy=True)
     np.testing.assert_allclose(embedded.uns["X_histology"]["patch_side"], [[115, 230, 460]], rtol=1e-6)
     np.testing.assert_allclose(colours(sdata), expected, atol=0.003)
