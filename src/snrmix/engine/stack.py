@@ -26,12 +26,15 @@ class Stack:
         Standard deviation of the prior of a gene's weights around the shared ones; 0 means all genes share them.
     out_of_fold
         float32, shape (n, genes): the mean plus weighted deviations, with weights from the other folds.
+    held_out_weights
+        Shape (folds, predictors, genes): those weights.
     """
 
     weights: np.ndarray
     shared: np.ndarray
     spread: float
     out_of_fold: np.ndarray
+    held_out_weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,11 @@ def fit_stack(observed: np.ndarray, predicted: list[np.ndarray], mean: np.ndarra
     ]
     spread = PRIOR_SPREADS[int(np.argmin(errors))]
     weights, shared = solve(products, spread)
-    out_of_fold = np.empty(observed.shape, np.float32)
+    out_of_fold, others = np.empty(observed.shape, np.float32), [solve(products.without(k), spread)[0] for k in folds]
     for k in folds:
         rows = fold == k
-        others = solve(products.without(k), spread)[0]
-        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others)
-    return Stack(weights, shared, spread, out_of_fold)
+        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others[k])
+    return Stack(weights, shared, spread, out_of_fold, np.stack(others))
 
 
 def combine(predicted: list[np.ndarray], mean: np.ndarray, weights: np.ndarray) -> np.ndarray:

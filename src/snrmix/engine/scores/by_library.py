@@ -158,7 +158,7 @@ def score_methods(
         Values of every method, the same shape, with ``"mean"`` among them; ``None``: it has no values here, and NaN for
         scores.
     centres
-        Mean of the spots that each value was fitted to, for every method, the same shape.
+        What each value would be if nothing were known of the spot, for every method, the same shape.
     rows
         Indices of the spots to score on.
 
