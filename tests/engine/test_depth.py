@@ -53,13 +53,13 @@ def test_genes_that_scatter_are_not_reliable_where_depth_is_known_and_varies():
     log_depth = 6.5 + 1.6 * np.sin(xy[:, 0] / 6) + 0.6 * rng.standard_normal(len(xy))
     depth, guess = np.exp(log_depth), np.exp(6.5 + 1.6 * np.sin(xy[:, 0] / 6))
     expression, library = drawn(rng, depth, 1.0), np.zeros(len(xy), int)
-    fold, group = np.arange(len(xy)) % 5, compact_groups(xy, library, rng)
+    group = compact_groups(xy, library, rng)
     known, predicted = (constant_share_at(expression, depth, library, library, at) for at in (depth, guess))
     moments, share = tabulate_moments(np.append(depth, guess)), pooled_share(expression, depth)
     base = expression.mean(0) - moments.mean(share, depth).mean(0)
     called = []
     for alone in ((known, predicted), (base + moments.mean(share, depth), base + moments.mean(share, guess))):
-        how = expression, predicted, np.broadcast_to(expression.mean(0), expression.shape), *alone, fold, group
+        how = expression, predicted, np.broadcast_to(expression.mean(0), expression.shape), *alone, group
         called.append(pattern_is_real(*how, np.random.default_rng(0)).mean())
     assert called[0] == 0 and called[1] > 0.25
 

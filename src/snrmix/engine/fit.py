@@ -183,7 +183,7 @@ def fit_section(
     alone = given_depth(section, fine, depths)
     centres = fitted_centres(section, first, fine, references["mean"], stack, list(held_out), krig_rates, alone)
     methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
-    by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
+    by_library = score_libraries(section, methods, centres, list(references), scored, settings.seed, alone)
     for scores in by_library.values():
         for name, weight in weights.items():
             scores.genes[f"weight_{name}"] = weight

@@ -41,8 +41,10 @@ class HeldOutDepth:
         return move_depth(values, moments, share, typical, self.assumed).astype(np.float64)
 
     def alone(self, genes: np.ndarray) -> GivenDepth | None:
-        """Genes that follow depth alone, at the depths of the spots, at those assumed, and at that of the spots of which each
-        was predicted; ``None`` where depths are unknown."""
+        """Genes that follow depth alone, see `GivenDepth`, with shares of the spots that each spot was predicted from.
+
+        ``None`` where depths are unknown.
+        """
         spots = self.spots
         if spots.depth is None:
             return None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from snrmix.engine.at_depth import shrunk
 from snrmix.engine.neighbours import clusters
 from snrmix.engine.slices import gene_slices
 
@@ -63,15 +62,15 @@ def pattern_is_real(
     mean: np.ndarray,
     known: np.ndarray | None,
     predicted: np.ndarray | None,
-    fold: np.ndarray,
     group: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Genes that are predicted better than by their mean, and better than by depth alone, as in `better_than_all`.
 
     Against depth, the deviation of the prediction from a gene that follows depth alone, at the depth that is predicted, is added
-    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Like the weights of
-    the stack, a factor from 0 to 1 that the other folds say takes off what deviations have too much.
+    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Some part of the
+    deviation, however small, lowers the error if and only if it goes along with what is observed beyond depth, so that the
+    gain of a spot is the product of both. How much of it is best is said by `snrmix.engine.at_depth.kept_share`.
 
     Parameters
     ----------
@@ -80,8 +79,8 @@ def pattern_is_real(
     known, predicted
         Genes that follow depth alone, at the depths that spots have and that are predicted, shape (n, genes); ``None`` where
         depths are not known: then the mean alone is compared with.
-    fold, group
-        Shape (n,): the fold that held a spot out, and its compact group.
+    group
+        Shape (n,): the compact group of a spot.
     rng
         Draws signs.
 
@@ -95,8 +94,7 @@ def pattern_is_real(
         y = observed[:, some]
         found = [(mean[:, some] - y) ** 2 - (ours[:, some] - y) ** 2]
         if known is not None:
-            rest, pattern = y - known[:, some], ours[:, some] - predicted[:, some]
-            found.append(rest**2 - (rest - shrunk(rest, pattern, fold)) ** 2)
+            found.append((y - known[:, some]) * (ours[:, some] - predicted[:, some]))
         return found
 
     return significant(gains, observed.shape[1], group, rng)
