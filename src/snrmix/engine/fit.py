@@ -14,6 +14,7 @@ from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
 from snrmix.engine.folds import Fold, fold_numbers, held_out_together, settle_folds
+from snrmix.engine.implied_depth import imply_depths
 from snrmix.engine.kriging.krige import SectionKriging, krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
@@ -200,7 +201,7 @@ def stack_section(section: Section, folds: list[Fold], settings: Settings, elsew
     first, fine, scored = settle_folds(folds, len(section.measured))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members)
+    depths = imply_depths(section, first, tell_depths(section, first, kriged, members), out_of_fold, predicted)
     return Stacked(out_of_fold, predicted, depths, members, stack, network, kriged)
 
 

@@ -12,6 +12,7 @@ from snrmix.engine.slices import gene_slices
 FLIPS = 2000
 SPOTS_PER_GROUP, MOST_GROUPS = 8, 32
 FALSE_DISCOVERIES = 0.05
+ADDED = 0.5  # of a pattern, to a gene that follows depth alone
 
 
 def better_than_all(
@@ -68,9 +69,9 @@ def pattern_is_real(
     """Genes that are predicted better than by their mean, and better than by depth alone, as in `better_than_all`.
 
     Against depth, the deviation of the prediction from a gene that follows depth alone, at the depth that is predicted, is added
-    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Some part of the
-    deviation, however small, lowers the error if and only if it goes along with what is observed beyond depth, so that the
-    gain of a spot is the product of both. How much of it is best is said by `snrmix.engine.at_depth.kept_share`.
+    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Half of the deviation
+    is added: predictions have more of it than is best where little is seen beyond depth. What of it goes along with depth
+    alone is taken off first: more or less of depth than was thought is no map of a gene's own.
 
     Parameters
     ----------
@@ -94,10 +95,17 @@ def pattern_is_real(
         y = observed[:, some]
         found = [(mean[:, some] - y) ** 2 - (ours[:, some] - y) ** 2]
         if known is not None:
-            found.append((y - known[:, some]) * (ours[:, some] - predicted[:, some]))
+            rest, pattern = y - known[:, some], without(ours[:, some] - predicted[:, some], known[:, some])
+            found.append(rest**2 - (rest - ADDED * pattern) ** 2)
         return found
 
     return significant(gains, observed.shape[1], group, rng)
+
+
+def without(pattern: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """A pattern less what of it goes along with another, gene by gene, both of shape (n, genes)."""
+    along = along - along.mean(0)
+    return pattern - along * ((pattern * along).sum(0) / np.maximum((along**2).sum(0), 1e-12))
 
 
 def significant(
