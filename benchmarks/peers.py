@@ -22,6 +22,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from scipy.spatial import cKDTree
 from sections import SECTIONS, add_options, load, machine, split_case, write_table
 
 import snrmix
@@ -31,7 +33,8 @@ from snrmix.engine.scores.metrics import pearson
 
 COMPONENTS = 12  # of expression, for what predicts one value at a time
 NEIGHBOURS = 10
-TREES = 100
+TREES, SHARE = 100, 0.1  # of trees, and of the features that a split is chosen from
+VARIOGRAM = "exponential"  # by default it is linear, which is worse: .992 in place of .923 on HER2 C3
 NOT_RUN = "not run"
 
 
@@ -130,7 +133,7 @@ def extra_trees(case, adata) -> np.ndarray:
     from sklearn.ensemble import ExtraTreesRegressor
 
     seen, hidden = looks(case)
-    model = ExtraTreesRegressor(TREES, max_features="sqrt", random_state=0)
+    model = ExtraTreesRegressor(TREES, max_features=SHARE, random_state=0)
     return model.fit(seen, case.section.expression).predict(hidden)
 
 
@@ -155,9 +158,6 @@ def pykrige(case, adata) -> np.ndarray:
         return np.asarray(kriging.execute("points", hidden_x, hidden_y)[0])
 
     return one_by_one(case, predict)
-
-
-VARIOGRAM = "exponential"
 
 
 def gaussian_process(case, adata) -> np.ndarray:
@@ -203,29 +203,19 @@ def tesla(case, adata) -> np.ndarray:
     names = [str(number) for number in range(case.section.expression.shape[1])]
     rows = at[case.section.measured]
     obs = pd.DataFrame({"pixel_x": rows[:, 1], "pixel_y": rows[:, 0]}, [f"s{i}" for i in range(len(rows))])
-    known = snrmix_table(case.section.expression, obs, names)
+    known = AnnData(case.section.expression, obs, pd.DataFrame(index=names))
     outline = cv2.convexHull(at.round().astype(np.int32))
     # The program looks its superpixels up by number, where anndata makes names of all numbers by now.
     sys.modules["TESLA.imputation"].AnnData = lambda values: SimpleNamespace(X=values, shape=values.shape)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fine = TESLA.imputation(img=pixels[..., :3], raw=known, cnt=outline, genes=names, res=step)
-    from scipy.spatial import cKDTree
-
     nearest = cKDTree(fine.obs[["y", "x"]].to_numpy()).query(at[case.hidden])[1]
     return np.asarray(fine.X)[nearest]
 
 
-def snrmix_table(values, obs, names):
-    import anndata
-
-    return anndata.AnnData(values, obs, pd.DataFrame(index=names))
-
-
 def pitch(positions: np.ndarray) -> float:
     """Median distance of a spot to its nearest."""
-    from scipy.spatial import cKDTree
-
     return float(np.median(cKDTree(positions).query(positions, 2)[0][:, 1]))
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from snrmix.engine.slices import gene_slices
 
 PRIOR_SPREADS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-PRIOR_SPOTS = 40  # what the expectation that all predictors count alike is worth: a few spots must not overrule it
+# What the expectation that all predictors count alike is worth: a few spots must not overrule it, and less so spots of one
+# region, which err together.
+PRIOR_SPOTS, PRIOR_SPOTS_COMPACT = 10, 40
 OWN_WEIGHTS = 80  # spots from which a gene may have weights of its own
 
 
@@ -89,15 +91,18 @@ def fit_stack(
     """
     products = sum_products(observed, predicted, mean, fold)
     folds, alike = range(len(products.count)), compact or len(observed) < OWN_WEIGHTS
-    spreads = (0.0,) if alike else PRIOR_SPREADS
-    errors = [sum(_error(solve(products.without(k), spread)[0], products, k) for k in folds) for spread in spreads]
+    spreads, worth = (0.0,) if alike else PRIOR_SPREADS, PRIOR_SPOTS_COMPACT if compact else PRIOR_SPOTS
+
+    def without(k: int, spread: float) -> np.ndarray:
+        return solve(products.without(k), spread, worth)[0]
+
+    errors = [sum(_error(without(k, spread), products, k) for k in folds) for spread in spreads]
     spread = spreads[int(np.argmin(errors))]
-    weights, shared = solve(products, spread)
+    weights, shared = solve(products, spread, worth)
     out_of_fold = np.empty(observed.shape, np.float32)
     for k in folds:
         rows = fold == k
-        others = solve(products.without(k), spread)[0]
-        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others)
+        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], without(k, spread))
     return Stack(weights, shared, spread, out_of_fold)
 
 
@@ -127,16 +132,16 @@ def sum_products(observed, predicted, mean, fold) -> Products:
     return Products(gram, cross, square, np.bincount(fold, minlength=n_folds))
 
 
-def solve(products: Products, spread: float, prior_spots: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def solve(products: Products, spread: float, prior_spots: float = PRIOR_SPOTS) -> tuple[np.ndarray, np.ndarray]:
     """Weights per gene, (predictors, genes), and shared weights, (predictors,).
 
     Shared weights minimise ``|y - F w|^2 + prior_spots * v * |w - 1 / p|^2`` over all genes, of the deviations ``F`` of ``p``
-    predictors, with ``v`` the mean of their squares over spots and predictors: ``PRIOR_SPOTS`` unless told otherwise.
+    predictors, with ``v`` the mean of their squares over spots and predictors.
     """
     gram, cross, square = products.gram.sum(0), products.cross.sum(0), products.square.sum(0)
     p, genes = cross.shape
     total, count = gram.sum(-1), max(products.count.sum(), 1)
-    pull = (PRIOR_SPOTS if prior_spots is None else prior_spots) * np.trace(total) / p / count
+    pull = prior_spots * np.trace(total) / p / count
     shared = non_negative((total + pull * np.eye(p))[..., None], (cross.sum(-1) + pull / p)[:, None])[:, 0]
     if spread == 0:
         return np.repeat(shared[:, None], genes, axis=1), shared
