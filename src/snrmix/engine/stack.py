@@ -30,12 +30,15 @@ class Stack:
         Standard deviation of the prior of a gene's weights around the shared ones; 0 means all genes share them.
     out_of_fold
         float32, shape (n, genes): the mean plus weighted deviations, with weights from the other folds.
+    held_out_weights
+        Shape (folds, predictors, genes): those weights.
     """
 
     weights: np.ndarray
     shared: np.ndarray
     spread: float
     out_of_fold: np.ndarray
+    held_out_weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ def fit_stack(
     errors = [sum(_error(without(k, spread), products, k) for k in folds) for spread in spreads]
     spread = spreads[int(np.argmin(errors))]
     weights, shared = solve(products, spread, worth)
-    out_of_fold = np.empty(observed.shape, np.float32)
+    out_of_fold, others = np.empty(observed.shape, np.float32), [without(k, spread) for k in folds]
     for k in folds:
         rows = fold == k
-        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], without(k, spread))
-    return Stack(weights, shared, spread, out_of_fold)
+        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others[k])
+    return Stack(weights, shared, spread, out_of_fold, np.stack(others))
 
 
 def combine(predicted: list[np.ndarray], mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
