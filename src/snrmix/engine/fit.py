@@ -287,7 +287,7 @@ def stack_members(
         stack = Stack(weights, np.ones(1), 0.0, np.maximum(values[0], 0), np.stack([weights] * len(means)))
         predicted = np.maximum(only.predicted, 0)
     else:
-        stack = fit_stack(section.expression[scored], values, means, fold_of)
+        stack = fit_stack(section.expression[scored], values, means, fold_of, folds[0].compact)
         predicted = combine(
             [member.predicted for member in members.values()], section.expression.mean(0), stack.weights
         )
