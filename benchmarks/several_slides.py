@@ -35,7 +35,7 @@ UNRELATED = {
     "MOB-1 and muscle": ("st_mob_1", "visium_muscle_2dpi"),
     "synthetic": ("synthetic_0", "synthetic_1"),
 }
-PATIENTS = {"HER2 B4": "B", "HER2 C2": "C", "HER2 C3": "C"}
+PATIENTS = {"HER2 B4": "B", "HER2 C2": "C", "HER2 C3": "C", "CRC": "of another study"}
 HIDDEN = (0.5, 0.8, 0.9)
 
 
@@ -147,14 +147,26 @@ def errors(part: Part, slides, features, shared, checked) -> dict[str, float]:
     own, of_all = part.stack(features, part.settings(checked)), shared_of(part, shared)
     first, _, scored = settle_folds(part.folds, len(part.measured))
     fold = fold_numbers(first, len(own.out_of_fold))[scored]
-    expression = part.expression.values
-    sharing = weigh_sharing(expression[scored], own.out_of_fold[scored], of_all.out_of_fold[scored], fold)
+    sharing = weigh_sharing(part.expression.values[scored], own.out_of_fold[scored], of_all.out_of_fold[scored], fold)
     values = {"own": own.predicted, "shared": of_all.predicted, "plain mean": (own.predicted + of_all.predicted) / 2}
     values["auto"] = sharing.take(scored, own, of_all)[1]
+    observed = observed_values(slides, part)
+    return {name: mean_ratio(part, observed, value) for name, value in values.items()}
+
+
+def observed_values(slides, part: Part) -> np.ndarray:
+    """What was hidden of the genes of a model, (unmeasured, genes)."""
     counts = slides.X[part.sites.order[~part.is_measured]]
-    observed = np.log1p(1e4 * counts.toarray() / counts.sum(1).reshape(-1, 1))[:, part.expression.columns]
-    of_mean = ((observed - expression.mean(0)) ** 2).sum()
-    return {name: float(((observed - value) ** 2).sum() / of_mean) for name, value in values.items()}
+    return np.log1p(1e4 * counts.toarray() / counts.sum(1).reshape(-1, 1))[:, part.expression.columns]
+
+
+def mean_ratio(part: Part, observed: np.ndarray, predicted: np.ndarray) -> float:
+    """Squared error at hidden spots as a share of that of the mean of their slide's measured spots, or of all without any."""
+    sites, means = part.sites.library, np.empty_like(observed)
+    for code in np.unique(sites):
+        own = sites[part.measured] == code
+        means[sites[~part.is_measured] == code] = part.expression.values[own if own.any() else slice(None)].mean(0)
+    return float(((observed - predicted) ** 2).sum() / ((observed - means) ** 2).sum())
 
 
 def in_words(difference: np.ndarray) -> str:
