@@ -156,8 +156,8 @@ def errors(part: Part, slides, features, shared, checked) -> dict[str, float]:
 
 def observed_values(slides, part: Part) -> np.ndarray:
     """What was hidden of the genes of a model, (unmeasured, genes)."""
-    counts = slides.X[part.sites.order[~part.is_measured]]
-    return np.log1p(1e4 * counts.toarray() / counts.sum(1).reshape(-1, 1))[:, part.expression.columns]
+    counts = slides.X[part.sites.order[~part.is_measured]].toarray()
+    return np.log1p(1e4 * counts / counts.sum(1, keepdims=True))[:, part.expression.columns]
 
 
 def mean_ratio(part: Part, observed: np.ndarray, predicted: np.ndarray) -> float:
