@@ -321,9 +321,13 @@ def predict_strip(slides):
 
 
 def test_another_stain_hardly_matters_to_a_slide_without_measured_spots(stained, monkeypatch):
-    same, other = (predict_strip(slides)[1]["pearson_mean"] for slides in stained)
+    result, same = predict_strip(stained[0])
+    assert result.uns["snrmix"]["image"]["stained_alike"]
+    same, other = same["pearson_mean"], predict_strip(stained[1])[1]["pearson_mean"]
     monkeypatch.setattr(EmbeddingPlan, "in_common_stains", lambda plan: None)
-    as_it_is = predict_strip(stained[1])[1]["pearson_mean"]
+    result, as_it_is = predict_strip(stained[1])
+    assert "stained_alike" not in result.uns["snrmix"]["image"]
+    as_it_is = as_it_is["pearson_mean"]
     assert other > same - 0.03 and other > as_it_is + 0.03, (same, other, as_it_is)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from snrmix._log import logger
 from snrmix._progress import stage
 from snrmix.data.embedding import Embedding, patch_seconds, plan_embedding
 from snrmix.data.embedding_cache import read_cache
@@ -95,7 +96,10 @@ def read_features(
         patches = read_patches(sites, patch_sides(sites, plan.record["scales"]), encoder.size, tuning.folder)
     embedding = plan.embed()
     images = image_records(sites, embedding.record["scales"], options.encoder.size)
-    restained = None if again is None else again.embed().features
+    restained = None
+    if again is not None:
+        logger.info("slides without measured spots: all patches are embedded as if the slides were stained alike.")
+        restained = again.embed().features
     return Features(embedding.features, embedding.colour_columns, embedding, patches, images, restained)
 
 
