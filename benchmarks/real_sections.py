@@ -3,12 +3,15 @@
 python benchmarks/real_sections.py                      # half of the spots hidden, seven sections, three seeds
 python benchmarks/real_sections.py --design block       # compact regions hidden
 python benchmarks/real_sections.py --protocol network   # one network, 30 % training and 20 % validation spots
+python benchmarks/real_sections.py --read a b           # the tables of earlier runs, in folders of --out, together
+python benchmarks/real_sections.py --read a b --against c d  # and the difference to runs of other code, on the same spots
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -39,22 +42,42 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="see snrmix.tl.benchmark")
     parser.add_argument("--protocol", choices=("full", "network"), default="full", help="see above")
     parser.add_argument("--no-coverage", action="store_true", help="leave the intervals out, in half the time")
+    parser.add_argument("--read", nargs="+", type=Path, help="folders of earlier runs, instead of running")
+    parser.add_argument("--against", nargs="+", type=Path, help="folders of earlier runs of other code")
     options = parser.parse_args()
     if options.protocol == "network":
         run_network(options)
     else:
         run_full(options)
+    if options.against:
+        report_difference(options)
 
 
 def run_full(options) -> None:
     """Errors, paired differences and coverage."""
+    errors, covered = stored(options.read, options.design) if options.read else measure(options)
+    note = describe(options)
+    where = options.out / f"errors_{options.design}"
+    write_table(errors, where, f"Error on hidden spots, {IN_WORDS[options.design]}", note, 4)
+    wide = ratios_by_section(errors, options.methods)
+    text = write_table(wide, where.with_name(f"ratios_{options.design}"), caption(options.design), note)
+    print(f"\n{text}")
+    if len(covered):
+        report_coverage(covered, options, note)
+
+
+def measure(options) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Errors of every section and method, means over seeds, and coverage of every section and seed."""
     splits = [{**DESIGNS[options.design], "random_state": seed} for seed in options.seeds]
-    errors, covered = [], []
+    errors, covered, by_split = [], [], []
+    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.sections:
         started = time.perf_counter()
         adata, image = load(name, options.data, options.cache)
         result = snrmix.tl.benchmark(adata, options.methods, splits=splits, genes=options.genes, **image)
         errors.append(summary_rows(name, result))
+        by_split.append(ratios_by_split(name, result))
+        pd.concat(by_split).to_csv(options.out / f"by_split_{options.design}.csv", index=False)
         print(f"\n{label(name)}, {IN_WORDS[options.design]} ({time.perf_counter() - started:.0f} s)")
         print(errors[-1].drop(columns="section").to_string(index=False, float_format="{:.4f}".format), flush=True)
         if not options.no_coverage:
@@ -62,15 +85,52 @@ def run_full(options) -> None:
             print(
                 pd.DataFrame(covered[-len(splits) :]).to_string(index=False, float_format="{:.3f}".format), flush=True
             )
-    errors = pd.concat(errors, ignore_index=True)
-    note = describe(options)
-    where = options.out / f"errors_{options.design}"
-    write_table(errors, where, f"Error on hidden spots, {IN_WORDS[options.design]}", note, 4)
-    wide = ratios_by_section(errors, options.methods)
-    text = write_table(wide, where.with_name(f"ratios_{options.design}"), caption(options.design), note)
-    print(f"\n{text}")
-    if covered:
-        report_coverage(pd.DataFrame(covered), options, note)
+    return pd.concat(errors, ignore_index=True), pd.DataFrame(covered)
+
+
+def stored(folders: list[Path], design: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `measure` gave in earlier runs; by split, it is stored together again."""
+    errors = pd.concat([pd.read_csv(folder / f"errors_{design}.csv") for folder in folders], ignore_index=True)
+    covered = [folder / f"coverage_by_seed_{design}.csv" for folder in folders]
+    covered = [pd.read_csv(path) for path in covered if path.exists()]
+    return errors, pd.concat(covered, ignore_index=True) if covered else pd.DataFrame()
+
+
+def ratios_by_split(name: str, result: pd.DataFrame) -> pd.DataFrame:
+    """Ratio of every method on every split, one row each."""
+    sums = result.groupby(["split", "method"], observed=True)[["mse", "mse_mean"]].sum()
+    table = (sums["mse"] / sums["mse_mean"]).rename("ratio").reset_index()
+    table.insert(0, "section", label(name))
+    return table
+
+
+def report_difference(options) -> None:
+    """Ratios of snrmix here and in runs of other code, and their difference on the same splits."""
+    name = f"by_split_{options.design}.csv"
+    ours, theirs = (
+        pd.concat([pd.read_csv(folder / name) for folder in folders]).query("method == 'snrmix'")
+        for folders in (options.read or [options.out], options.against)
+    )
+    both = ours.merge(theirs, on=["section", "split"], suffixes=("", " before"))
+    rows = []
+    for section, some in both.groupby("section", sort=False):
+        difference, before = some["ratio"] - some["ratio before"], some["ratio before"].mean()
+        error = difference.std() / np.sqrt(len(some))
+        rows.append(
+            {
+                "section": section, "before": before, "now": some["ratio"].mean(),
+                "difference": f"{difference.mean():+.4f} ± {error:.4f}",
+                "in %": f"{100 * difference.mean() / before:+.1f} ± {100 * error / before:.1f}",
+                "lower on": f"{(difference < 0).sum()} of {len(some)} splits",
+            }
+        )  # fmt: skip
+    title = (
+        f"Now and before: error of snrmix as a share of the mean's on hidden spots, {IN_WORDS[options.design]}, and the difference "
+        "on the same spots ± its standard error over seeds; below 0 is better."
+    )
+    print(
+        "\n" + write_table(pd.DataFrame(rows), options.out / f"difference_{options.design}", title, describe(options))
+    )
 
 
 def summary_rows(name: str, result: pd.DataFrame) -> pd.DataFrame:
@@ -144,6 +204,7 @@ def log_normalised(adata) -> np.ndarray:
 
 
 def report_coverage(covered: pd.DataFrame, options, note: str) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
     covered.to_csv(options.out / f"coverage_by_seed_{options.design}.csv", index=False)
     mean = covered.drop(columns="seed").groupby("section", sort=False).mean().reset_index()
     title = (

@@ -9,10 +9,17 @@ import re
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pandas as pd
 
 import snrmix
 from snrmix._log import logger
+from snrmix.data.expression import read_expression
+from snrmix.plan.features import read_features
+from snrmix.plan.options import read_options
+from snrmix.plan.parts import plan_models, run_of
+from snrmix.plan.source import read_source
+from snrmix.tl._methods import Case
 
 logger.setLevel("WARNING")  # the tables say what is needed
 
@@ -74,6 +81,34 @@ def embed(adata: anndata.AnnData, options: dict, stored: Path) -> None:
     kept = anndata.AnnData(obs=pd.DataFrame(index=adata.obs_names))
     kept.obsm["X_histology"], kept.uns["X_histology"] = adata.obsm["X_histology"], adata.uns["X_histology"]
     kept.write_h5ad(stored)
+
+
+def split_case(adata: anndata.AnnData, kept: np.ndarray, genes: int, image: dict) -> tuple[Case, np.ndarray]:
+    """What a method may see where only some spots are kept, and the truth at the others.
+
+    Parameters
+    ----------
+    adata
+        A section from `load`.
+    kept
+        Which of its spots are measured, bool, shape (n,).
+    genes
+        Genes of highest mean on these.
+    image
+        Options from `load`.
+
+    Returns
+    -------
+    tuple
+        The case, as `snrmix.tl.benchmark` has it; and expression at ``case.hidden``, shape (hidden, genes).
+    """
+    options, source = read_options(), read_source(adata, measured=kept, genes=genes, **image)
+    (part,) = plan_models(source, options)
+    features = read_features(source, options, run_of(source, options, [part]))
+    case = Case(part, features, np.flatnonzero(~part.is_measured), options.settings, options.k_is_chosen)
+    names = list(adata.var_names[part.expression.columns])
+    observed = read_expression(adata, part.sites, np.ones(adata.n_obs, bool), genes=names).values
+    return case, observed[case.hidden]
 
 
 def machine() -> str:

@@ -25,9 +25,11 @@ def deviations(observed, predicted, mean, fold, gene):
 
 
 def test_known_weights_are_recovered():
+    """All but the share of 610 spots that is the expectation of equal weights."""
     fitted = fit_stack(*simulate(weights := np.array([0.8, 0.3])))
-    np.testing.assert_allclose(fitted.shared, weights, atol=0.01)
-    np.testing.assert_allclose(fitted.weights, np.repeat(weights[:, None], 40, 1), atol=0.04)
+    expected = (600 * weights + stack.PRIOR_SPOTS * 0.5) / (600 + stack.PRIOR_SPOTS)
+    np.testing.assert_allclose(fitted.shared, expected, atol=0.01)
+    np.testing.assert_allclose(fitted.weights, np.repeat(weights[:, None], 40, 1), atol=0.05)
     assert fitted.spread <= 0.05  # all genes have the same
 
 
@@ -60,12 +62,34 @@ def test_wide_prior_is_non_negative_least_squares_per_gene():
     np.testing.assert_allclose(weights, wanted, atol=1e-5)
 
 
-def test_no_spread_is_one_least_squares_for_all_genes():
-    case = simulate(np.random.default_rng(3).uniform(0, 1, (2, 10)), genes=10)
-    weights, shared = solve(sum_products(*case), 0.0)
+@pytest.mark.parametrize("prior_spots", [0, 40])
+def test_no_spread_is_one_least_squares_for_all_genes(prior_spots):
+    """The expectation of equal weights is worth so many spots of the predictors' mean square in every gene."""
+    case = simulate(np.random.default_rng(3).uniform(0, 1, (2, 10)), genes=10, n=120)
+    weights, shared = solve(sum_products(*case), 0.0, prior_spots)
     designs, rights = zip(*(deviations(*case, g) for g in range(10)), strict=True)
-    np.testing.assert_allclose(shared, nnls(np.vstack(designs), np.concatenate(rights))[0], atol=1e-6)
+    design, right = np.vstack(designs), np.concatenate(rights)
+    size = np.sqrt(prior_spots * 10 * np.mean(design**2))
+    design, right = np.vstack([design, size * np.eye(2)]), np.append(right, [size / 2, size / 2])
+    np.testing.assert_allclose(shared, nnls(design, right)[0], atol=1e-6)
     np.testing.assert_array_equal(weights, np.repeat(shared[:, None], 10, 1))
+
+
+def test_few_spots_do_not_tell_predictors_apart():
+    """Nearly the same predictor twice: what a few spots say of the difference is mostly noise."""
+    observed, (first, second), mean, fold = simulate([0.9, 0.0], noise=2.0, n=36, genes=30)
+    case = observed, [first, first + 0.05 * second], mean, fold
+    freely = solve(sum_products(*case), 0.0, 0)[1]
+    gap = [np.ptp(fit_stack(*case, compact).shared) for compact in (False, True)]
+    assert np.ptp(freely) > 0.8 > 0.6 > gap[0] > 2 * gap[1]
+    assert all(0.75 < fit_stack(*case, compact).shared.sum() < 1.05 for compact in (False, True))
+
+
+@pytest.mark.parametrize(("n", "compact", "alike"), [(600, False, False), (600, True, True), (60, False, True)])
+def test_genes_have_weights_of_their_own_where_many_spots_tell(n, compact, alike):
+    case = simulate(np.random.default_rng(1).uniform(0, 1.2, (2, 40)), n=n)
+    fitted = fit_stack(*case, compact)
+    assert (fitted.spread == 0) == alike == bool((fitted.weights == fitted.weights[:, :1]).all())
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.4])

@@ -84,6 +84,14 @@ def tell_depths(section: Section, folds: list[Fold], kriged, members: dict) -> S
     return SiteDepths(known, out_of_fold, reader.read(member.predicted), elsewhere)
 
 
+def training_depth(depth: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """What to take for the depth of each measured spot if nothing is known of it, shape (measured,): NaN outside of folds."""
+    found = np.full(len(depth), np.nan)
+    for fold in folds:
+        found[fold.held_out] = np.exp(np.log(depth[fold.train]).mean())
+    return found
+
+
 @dataclass(frozen=True)
 class GivenDepth:
     """Out-of-fold values of genes that follow depth alone, float32, each (measured, genes).
@@ -92,10 +100,13 @@ class GivenDepth:
     ----------
     known, predicted
         At the depth that the spot has, and at that which is predicted for it.
+    centre
+        At the mean of the log depths of the training spots.
     """
 
     known: np.ndarray
     predicted: np.ndarray
+    centre: np.ndarray
 
 
 def given_depth(section: Section, fine: list[Fold], depths: SiteDepths | None) -> GivenDepth | None:
@@ -103,7 +114,7 @@ def given_depth(section: Section, fine: list[Fold], depths: SiteDepths | None) -
     if depths is None:
         return None
     library = section.library[section.measured]
-    wanted = depths.known, depths.out_of_fold
+    wanted = depths.known, depths.out_of_fold, training_depth(depths.known, fine)
     return GivenDepth(*constant_share(section.expression, depths.known, library, fine, *wanted))
 
 

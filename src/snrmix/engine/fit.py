@@ -14,13 +14,15 @@ from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
 from snrmix.engine.folds import Fold, fold_numbers, held_out_together, settle_folds
+from snrmix.engine.implied_depth import imply_depths
 from snrmix.engine.kriging.krige import SectionKriging, krige_section
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing
 from snrmix.engine.neighbours import distance_to_measured
 from snrmix.engine.network.crossfit import NetworkFit, fit_network
 from snrmix.engine.options import Finetuning, Training
-from snrmix.engine.scores.by_library import Scores, library_means, mean_scores, reference_values, score_libraries
+from snrmix.engine.scores.by_library import Scores, mean_scores, reference_values, score_libraries
+from snrmix.engine.scores.centres import fitted_centres
 from snrmix.engine.section import Section
 from snrmix.engine.sharing import Shared, weigh_sharing
 from snrmix.engine.stack import Stack, combine, fit_stack
@@ -169,6 +171,7 @@ def fit_section(
     together = held_out_together(fine, len(section.measured))
     errors = section_errors(section, result.seen, result.seen_sd, result.calibration, together, scored)
     held_out, stack, network = {name: m.out_of_fold for name, m in own.members.items()}, own.stack, own.network
+    krig_rates = None if own.kriged is None else own.kriged.rates_centre
     weights = {**({"rates": 0.0} if own.kriged else {}), **dict(zip(held_out, stack.weights, strict=True))}
     record = {
         "shared_weights": dict(zip(held_out, stack.shared, strict=True)),
@@ -179,9 +182,9 @@ def fit_section(
 
     references = reference_values(section, fine, elsewhere)
     alone = given_depth(section, fine, depths)
+    centres = fitted_centres(section, first, fine, references["mean"], stack, list(held_out), krig_rates, alone)
     methods = {"snrmix": out_of_fold, **held_out, "depth": alone and alone.predicted, **references}
-    centres = fitted_means(section, first, fine, list(methods), references["mean"])
-    by_library = score_libraries(section, methods, centres, list(references), first, scored, settings.seed, alone)
+    by_library = score_libraries(section, methods, centres, list(references), scored, settings.seed, alone)
     for scores in by_library.values():
         for name, weight in weights.items():
             scores.genes[f"weight_{name}"] = weight
@@ -198,7 +201,7 @@ def stack_section(section: Section, folds: list[Fold], settings: Settings, elsew
     first, fine, scored = settle_folds(folds, len(section.measured))
     network, kriged, members = fit_members(section, folds, fine, settings, elsewhere)
     stack, out_of_fold, predicted = stack_members(section, first, scored, members)
-    depths = tell_depths(section, first, kriged, members)
+    depths = imply_depths(section, first, tell_depths(section, first, kriged, members), out_of_fold, predicted)
     return Stacked(out_of_fold, predicted, depths, members, stack, network, kriged)
 
 
@@ -262,14 +265,6 @@ def section_errors(
     )  # fmt: skip
 
 
-def fitted_means(
-    section: Section, folds: list[Fold], fine: list[Fold], methods: list[str], fine_means: np.ndarray
-) -> dict[str, np.ndarray]:
-    """For every method the mean of the spots that each out-of-fold value was fitted to; networks see whole folds."""
-    whole = fine_means if fine is folds else library_means(section, folds)
-    return {name: whole if name in ("snrmix", "network") else fine_means for name in methods}
-
-
 @stage("stack")
 def stack_members(
     section: Section, folds: list[Fold], scored: np.ndarray, members: dict[str, Member]
@@ -289,10 +284,10 @@ def stack_members(
     if len(members) == 1:
         only = next(iter(members.values()))
         weights = np.ones((1, section.expression.shape[1]))
-        stack = Stack(weights, np.ones(1), 0.0, np.maximum(values[0], 0))
+        stack = Stack(weights, np.ones(1), 0.0, np.maximum(values[0], 0), np.stack([weights] * len(means)))
         predicted = np.maximum(only.predicted, 0)
     else:
-        stack = fit_stack(section.expression[scored], values, means, fold_of)
+        stack = fit_stack(section.expression[scored], values, means, fold_of, folds[0].compact)
         predicted = combine(
             [member.predicted for member in members.values()], section.expression.mean(0), stack.weights
         )

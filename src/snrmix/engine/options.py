@@ -19,10 +19,11 @@ class Training:
         Keep the weights of the best epoch, and stop after ``patience`` epochs without a better one. Without it, the
         weights of the last epoch are kept.
     hidden, dropout
-        Units of the hidden layer; share of the inputs and of these units that is dropped in a step.
+        Units of the hidden layer; share of the features and of these units that is dropped in a step. Where coordinates
+        stand for many features, so few are dropped that it makes as much noise.
     learning_rate, weight_decay
-        Of AdamW, with a cosine to zero. With fewer than 4,000 inputs the first layer learns faster in proportion, up to
-        ``stem_boost`` times.
+        Of AdamW, with a cosine to zero. With fewer than 4,000 features the first layer learns faster in proportion, up to
+        ``stem_boost`` times; where coordinates stand for them, by the root of features per coordinate.
     weight_average
         Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
     steps_per_epoch, smallest_batch, largest_batch

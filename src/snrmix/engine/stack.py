@@ -10,6 +10,10 @@ import numpy as np
 from snrmix.engine.slices import gene_slices
 
 PRIOR_SPREADS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+# What the expectation that all predictors count alike is worth: a few spots must not overrule it, and less so spots of one
+# region, which err together.
+PRIOR_SPOTS, PRIOR_SPOTS_COMPACT = 10, 40
+OWN_WEIGHTS = 80  # spots from which a gene may have weights of its own
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,15 @@ class Stack:
         Standard deviation of the prior of a gene's weights around the shared ones; 0 means all genes share them.
     out_of_fold
         float32, shape (n, genes): the mean plus weighted deviations, with weights from the other folds.
+    held_out_weights
+        Shape (folds, predictors, genes): those weights.
     """
 
     weights: np.ndarray
     shared: np.ndarray
     spread: float
     out_of_fold: np.ndarray
+    held_out_weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,15 @@ class Products:
         return Products(self.gram[rest], self.cross[rest], self.square[rest], self.count[rest])
 
 
-def fit_stack(observed: np.ndarray, predicted: list[np.ndarray], mean: np.ndarray, fold: np.ndarray) -> Stack:
+def fit_stack(
+    observed: np.ndarray, predicted: list[np.ndarray], mean: np.ndarray, fold: np.ndarray, compact: bool = False
+) -> Stack:
     """Weight predictors per gene, with the shrinkage that predicts the left-out folds best.
 
     Gene ``g`` minimises ``|y - mean - sum_p w_p (f_p - mean)|^2 / s_g^2 + |w - shared|^2 / spread^2`` over ``w >= 0``,
     with ``s_g^2`` the residual variance under shared weights: the posterior mode of weights that vary around the shared
-    ones. A gene that the predictors do not explain gets weights near 0, which is the mean.
+    ones. A gene that the predictors do not explain gets weights near 0, which is the mean. Shared weights are those of all
+    genes together, shrunk toward equal ones, see `solve`.
 
     Parameters
     ----------
@@ -78,20 +88,25 @@ def fit_stack(observed: np.ndarray, predicted: list[np.ndarray], mean: np.ndarra
         Shape (folds, genes): the mean of each fold's training spots.
     fold
         Shape (n,), int: the fold that held a spot out.
+    compact
+        Folds are regions: spots of one err together, gene by gene, so that genes have no weights of their own; nor have they
+        where spots are few.
     """
     products = sum_products(observed, predicted, mean, fold)
-    folds = range(len(products.count))
-    errors = [
-        sum(_error(solve(products.without(k), spread)[0], products, k) for k in folds) for spread in PRIOR_SPREADS
-    ]
-    spread = PRIOR_SPREADS[int(np.argmin(errors))]
-    weights, shared = solve(products, spread)
-    out_of_fold = np.empty(observed.shape, np.float32)
+    folds, alike = range(len(products.count)), compact or len(observed) < OWN_WEIGHTS
+    spreads, worth = (0.0,) if alike else PRIOR_SPREADS, PRIOR_SPOTS_COMPACT if compact else PRIOR_SPOTS
+
+    def without(k: int, spread: float) -> np.ndarray:
+        return solve(products.without(k), spread, worth)[0]
+
+    errors = [sum(_error(without(k, spread), products, k) for k in folds) for spread in spreads]
+    spread = spreads[int(np.argmin(errors))]
+    weights, shared = solve(products, spread, worth)
+    out_of_fold, others = np.empty(observed.shape, np.float32), [without(k, spread) for k in folds]
     for k in folds:
         rows = fold == k
-        others = solve(products.without(k), spread)[0]
-        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others)
-    return Stack(weights, shared, spread, out_of_fold)
+        out_of_fold[rows] = combine([f[rows] for f in predicted], mean[k], others[k])
+    return Stack(weights, shared, spread, out_of_fold, np.stack(others))
 
 
 def combine(predicted: list[np.ndarray], mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -120,15 +135,21 @@ def sum_products(observed, predicted, mean, fold) -> Products:
     return Products(gram, cross, square, np.bincount(fold, minlength=n_folds))
 
 
-def solve(products: Products, spread: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights per gene, (predictors, genes), and shared weights, (predictors,)."""
+def solve(products: Products, spread: float, prior_spots: float = PRIOR_SPOTS) -> tuple[np.ndarray, np.ndarray]:
+    """Weights per gene, (predictors, genes), and shared weights, (predictors,).
+
+    Shared weights minimise ``|y - F w|^2 + prior_spots * v * |w - 1 / p|^2`` over all genes, of the deviations ``F`` of ``p``
+    predictors, with ``v`` the mean of their squares over spots and predictors.
+    """
     gram, cross, square = products.gram.sum(0), products.cross.sum(0), products.square.sum(0)
     p, genes = cross.shape
-    shared = non_negative(gram.sum(-1)[..., None], cross.sum(-1)[:, None])[:, 0]
+    total, count = gram.sum(-1), max(products.count.sum(), 1)
+    pull = prior_spots * np.trace(total) / p / count
+    shared = non_negative((total + pull * np.eye(p))[..., None], (cross.sum(-1) + pull / p)[:, None])[:, 0]
     if spread == 0:
         return np.repeat(shared[:, None], genes, axis=1), shared
     residual = square - 2 * shared @ cross + np.einsum("i,ijg,j->g", shared, gram, shared)
-    variance = np.maximum(residual / max(products.count.sum(), 1), 1e-12)
+    variance = np.maximum(residual / count, 1e-12)
     prior = 1 / spread**2
     normal = gram / variance + prior * np.eye(p)[..., None]
     return non_negative(normal, cross / variance + prior * shared[:, None]), shared

@@ -22,6 +22,7 @@ from snrmix.engine.fit import (
     stack_members,
 )
 from snrmix.engine.folds import Fold, finer, held_out_together, make_folds
+from snrmix.engine.implied_depth import imply_depths
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.network.crossfit import NetworkFit
 from snrmix.engine.scores.by_library import library_means
@@ -187,7 +188,7 @@ def with_measured(
         members |= kriging_members(kriged)
     scored = np.arange(n)
     _, out_of_fold, stacked = stack_members(section, folds, scored, members)
-    depths = tell_depths(section, folds, kriged, members)
+    depths = imply_depths(section, folds, tell_depths(section, folds, kriged, members), out_of_fold, stacked)
     if typical and depths is None:
         raise ValueError(NO_DEPTH)
     depth = float(np.median(depths.known)) if typical else None

@@ -15,6 +15,7 @@ from snrmix.data.embedding import FEW_PATCHES, EmbeddingPlan
 from snrmix.engine.folds import HALVED_SPOTS
 from snrmix.engine.kriging.krige import is_exact
 from snrmix.engine.network.heads import batches
+from snrmix.engine.network.inputs import width_of
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
 from snrmix.engine.options import Training
 from snrmix.engine.slices import MOST_VALUES
@@ -31,7 +32,8 @@ PACKAGES_WORK = 5e10  # of loading packages on the way
 UPDATES = 2.0  # that an update of AdamW is worth, with the average of the weights and the choice of inputs
 PATCH_SECONDS = 1e-3  # to read and resize a patch, beside what the encoder takes
 PASSES = 9  # of a spot that is trained on: forward and backward, of itself, its partner and their mixture
-SHARE_OF_EPOCHS = 0.8  # that are trained before it stops early
+SHARE_OF_EPOCHS = 0.5  # that are trained before it stops early
+TURNS = 4.0  # products that coordinates of the features take, per feature and squared number of coordinates
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
 SCORE_WORK = 100.0  # per site, gene and fold: baselines, scores, intervals
 SHORT_RUN = 1e4  # values that are imputed: fewer take no time that would be worth an estimate
@@ -116,12 +118,14 @@ class Run:
         """Peak memory beyond what is in use: of the embedding, of the fit, or of writing the result."""
         measured, unmeasured = 4 * self.measured * self.genes, 4 * (self.sites - self.measured) * self.genes
         features = 2 * self.sites * self.features * self.embeddings
+        width = width_of(self.measured, self.features)
+        basis = 4 * self.networks * (self.features + self.measured) * width if width < self.features else 0
         targets = 4 * self.measured * self.outputs * self.networks
         # Kept: expression, out-of-fold values of network and stack with their sd; predictions with their sd.
         kept = 4 * measured + 2 * unmeasured + targets + features
         # While a model is fitted: four baselines, and kriging with its sd, also as a logarithm; the other members.
         more = 3 if self.kriging else 0
-        fit = (4 + more) * measured + (1 + more) * unmeasured + targets + 2 * self.measured * self.features
+        fit = (4 + more) * measured + (1 + more) * unmeasured + targets + 2 * self.measured * self.features + basis
         embedding = features + 2 * self.sites * self.features + IMAGE_BYTES if self.patches else 0
         writing = kept + 8 * self.sites * self.columns + measured + features
         blocks = BLOCK_BYTES * min(self.measured * self.genes, MOST_VALUES)
@@ -145,12 +149,14 @@ class Run:
             return 0.0
         hidden, train = Training.hidden, self.measured * (1 - 1 / max(self.folds, 2))
         batch, per_epoch = batches(max(round(train), 1), Training())
-        step = 3 * batch * hidden * (self.features + 3 * self.outputs)  # dropout leaves half of the inputs
-        judged = self.measured / self.networks * hidden * (self.features + self.outputs)
-        updates = per_epoch * hidden * (self.features + self.outputs)
+        width = width_of(round(train), self.features)
+        step = 3 * batch * hidden * (width + 3 * self.outputs)  # of features, dropout leaves half
+        judged = self.measured / self.networks * hidden * (width + self.outputs)
+        updates = per_epoch * hidden * (width + self.outputs)
         epochs = self.epochs * SHARE_OF_EPOCHS
         work = (per_epoch * step + judged) / speed.products + UPDATES * updates / speed.updates
-        return epochs * (self.networks * work + per_epoch * STEP_SECONDS)
+        turned = TURNS * self.features * width**2 / speed.products if width < self.features else 0.0
+        return epochs * (self.networks * work + per_epoch * STEP_SECONDS) + self.networks * turned
 
     def _kriging_work(self) -> float:
         if not self.kriging or not self.measured:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from snrmix.data.expression import MIN_SPOTS
+from snrmix.engine.at_depth import GivenDepth
 from snrmix.engine.scores.metrics import gene_scores, moran, pearson, spearman
 from snrmix.engine.scores.noise import NEIGHBOURS, SamplingNoise, explainable_variance, sampling_noise
 from snrmix.plan.graph import spatial_neighbours
@@ -62,8 +63,13 @@ class Evaluation:
             predicted = self.assumed.at_spot(predicted, genes)
         return target, predicted, _means_of_others(spots, expression, np.empty_like(target))
 
-    def centre(self, genes: np.ndarray) -> np.ndarray | float:
-        """What is taken off predictions for correlations, see `snrmix.engine.scores.metrics.gene_scores`."""
+    def centre(self, genes: np.ndarray, alone: GivenDepth | None) -> np.ndarray | float:
+        """What is taken off predictions for correlations, see `snrmix.engine.scores.metrics.gene_scores`.
+
+        Values that were put back from a typical depth follow the depth of the spots that they were predicted from.
+        """
+        if alone is not None and self.spots.result.typical_depth() is not None:
+            return alone.centre
         return fitted_means(self.spots, self.spots.expression.values[:, genes].astype(np.float64))
 
     def noise(self) -> SamplingNoise | None:
@@ -116,12 +122,13 @@ def score_by_gene(case: Evaluation, wanted: np.ndarray) -> pd.DataFrame:
     at_once = min(max(VALUES_AT_ONCE // spots.observed.sum(), 1), MOST_GENES_AT_ONCE)
     for start in range(0, len(wanted), at_once):
         genes = wanted[start : start + at_once]
-        values, centre = case.values(genes), case.centre(genes)
+        values, alone = case.values(genes), case.assumed.alone(genes) if case.assumed is not None else None
+        centre = case.centre(genes, alone)
         noises = noise.of(spots.expression.values[:, genes]) if noise else [np.full_like(values[0], np.nan)] * 2
         everywhere.append(
             _scores(*values, *noises, spots.library, centre)
             | _rank_and_map_scores(*values[:2], spots.library, neighbours)
-            | _depth_scores(case, genes, *values[:2])
+            | _depth_scores(alone, *values[:2], spots.library)
         )
         if deep is not None:
             centre = centre[deep] if np.ndim(centre) else centre
@@ -141,13 +148,12 @@ def score_by_gene(case: Evaluation, wanted: np.ndarray) -> pd.DataFrame:
     return scores
 
 
-def _depth_scores(case: Evaluation, genes: np.ndarray, observed, predicted) -> dict[str, np.ndarray]:
+def _depth_scores(alone: GivenDepth | None, observed, predicted, library) -> dict[str, np.ndarray]:
     """Error of depth alone, and what is predicted beyond it, each of shape (genes,); NaN where depths are not known."""
-    alone = case.assumed.alone(genes) if case.assumed is not None else None
     if alone is None:
-        return {name: np.full(len(genes), np.nan) for name in DEPTH_SCORES}
-    rest, pattern, library = observed - alone.known, predicted - alone.predicted, case.spots.library
-    found = gene_scores(rest, pattern, np.zeros((1, len(genes))))
+        return {name: np.full(observed.shape[1], np.nan) for name in DEPTH_SCORES}
+    rest, pattern = observed - alone.known, predicted - alone.predicted
+    found = gene_scores(rest, pattern, np.zeros((1, observed.shape[1])))
     values = ((alone.predicted - observed) ** 2).mean(0), _within_libraries(pearson, rest, pattern, library)
     return dict(zip(DEPTH_SCORES, (*values, found["explained"]), strict=True))
 

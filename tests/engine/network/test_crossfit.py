@@ -114,6 +114,18 @@ def test_forward_is_a_two_layer_perceptron_on_z_scores(learnt):
         np.testing.assert_allclose(found[k], wanted, atol=2e-4)
 
 
+def test_many_features_of_few_spots_are_learnt_as_few_would_be():
+    few = linear(n=120, d=12)
+    mixed = few.features @ np.random.default_rng(1).normal(size=(12, 900)).astype(np.float32)
+    many, folds = section_of(mixed, few.expression, few.positions), k_folds(120, 3)
+    fitted = fit(many, folds, **{**LEARN, "learning_rate": 4e-4})
+    assert fitted.fitted.weights["stem_weight"].shape == (3, 900, 48)
+    assert ratio(many, folds, fitted) < 0.22  # 0.163
+    outputs = forward(fitted.fitted.weights, torch.from_numpy(mixed), torch.arange(120)).numpy()
+    for k, fold in enumerate(folds):
+        np.testing.assert_allclose(outputs[k][fold.held_out], fitted.fitted.held_out[k], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_held_out_values_come_from_the_kept_weights(learnt, early_stopping):
     section, folds, fitted = learnt

@@ -70,6 +70,8 @@ class SectionKriging:
         Choices made with all measured spots.
     out_of_fold_rates, predicted_rates
         As ``out_of_fold`` and ``predicted``, by way of rates and depth; ``None`` where expression is not of counts.
+    rates_centre
+        Shape (folds, genes): what rates and depth of the training spots say of a spot of which nothing is known.
     """
 
     out_of_fold: np.ndarray
@@ -81,6 +83,7 @@ class SectionKriging:
     record: dict
     out_of_fold_rates: np.ndarray | None = None
     predicted_rates: np.ndarray | None = None
+    rates_centre: np.ndarray | None = None
 
 
 def krige_section(
@@ -133,21 +136,22 @@ def cross_krige(
     out_of_fold, out_of_fold_sd = np.full((2, *expression.shape), np.nan, np.float32)
     out_of_fold_depth = np.full(len(measured), np.nan)
     out_of_fold_rates = np.full_like(out_of_fold, np.nan) if rates else None
+    centre = np.empty((len(folds), expression.shape[1]), np.float32) if rates else None
     with stage("kriging", len(folds) + 1):
-        for fold in folds:
+        for k, fold in enumerate(folds):
             fitted = kriging.fit(measured[fold.train], expression[fold.train], depths.at(fold.train), moments)
             kriged, held_out = fitted.predict(measured[fold.held_out]), fold.held_out
             out_of_fold[held_out], out_of_fold_sd[held_out] = kriged.mean, kriged.sd
             out_of_fold_depth[held_out] = kriged.depth
             if rates:
-                out_of_fold_rates[held_out] = kriged.rates
+                out_of_fold_rates[held_out], centre[k] = kriged.rates, fitted.rates.centre
             advance()
         fitted = kriging.fit(measured, expression, depths, moments)
         final = fitted.predict(targets)
     record = {"exact": kriging.exact, **fitted.record}
     return SectionKriging(
         out_of_fold, out_of_fold_sd, final.mean, final.sd, out_of_fold_depth, final.depth, record,
-        out_of_fold_rates, final.rates,
+        out_of_fold_rates, final.rates, centre,
     )  # fmt: skip
 
 

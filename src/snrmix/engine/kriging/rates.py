@@ -33,12 +33,15 @@ class Rates:
         Log fold-changes times the root of the share.
     share
         Shape (genes,), of all counts of the training spots.
+    log_depth
+        Mean of log depth of the training spots.
     moments
         What counts of a share and depth give.
     """
 
     field: Field
     share: np.ndarray
+    log_depth: float
     moments: CountMoments
 
     @classmethod
@@ -51,7 +54,12 @@ class Rates:
         changes *= np.sqrt(share).astype(np.float32)
         n, genes = expression.shape
         without_shift = SpotNoise(noise, np.zeros((n, 0)), np.zeros((genes, 0)))
-        return cls(Field.of(changes, without_shift, order), share, moments)
+        return cls(Field.of(changes, without_shift, order), share, np.mean(np.log(depths.depth)), moments)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Expression at a site of which nothing is known, float32, shape (genes,)."""
+        return self.expected(self.field.mean[None], np.exp(self.log_depth)[None])[0]
 
     def expected(self, changes: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Expression at targets, float32, shape (targets, genes), from kriged changes and predicted depths, (targets,)."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
+from snrmix.engine.network.inputs import make_inputs
 from snrmix.engine.network.targets import Targets
 from snrmix.engine.network.training import MixedTraining
 from snrmix.engine.options import Training
@@ -62,15 +63,19 @@ class Heads(MixedTraining):
     ):  # fmt: skip
         super().__init__(np.stack([t.values for t in targets]), folds, table, mixing, losses, options, seed)
         scales = [standard_scale(features, fold.train) for fold in folds]
-        self.register_buffer("features", torch.from_numpy(features))
-        self.register_buffer("centre", torch.from_numpy(np.stack([s[0] for s in scales]))[:, None])
-        self.register_buffer("inverse_scale", torch.from_numpy(np.stack([s[1] for s in scales]))[:, None])
-        k, d, outputs, start = len(folds), features.shape[1], self.targets.shape[2], torch.Generator().manual_seed(seed)
-        bound = 1 / math.sqrt(d)
-        self.stem_weight = torch.nn.Parameter((torch.rand(k, d, options.hidden, generator=start) * 2 - 1) * bound)
+        self.centre, self.inverse_scale = (torch.from_numpy(np.stack(x))[:, None] for x in zip(*scales, strict=True))
+        self.inputs = make_inputs(features, scales, table.train, seed)
+        k, d, start = len(folds), features.shape[1], torch.Generator().manual_seed(seed)
+        bound, outputs = 1 / math.sqrt(d), self.targets.shape[2]
+        first = torch.rand(k, self.inputs.width, options.hidden, generator=start)
+        self.stem_weight = torch.nn.Parameter((first * 2 - 1) * bound)
         self.stem_bias = torch.nn.Parameter(torch.zeros(k, 1, options.hidden))
         self.head_weight = torch.nn.Parameter(torch.zeros(k, options.hidden, outputs))
         self.head_bias = torch.nn.Parameter(torch.zeros(k, 1, outputs))
+        # A step of Adam moves a sum over d inputs by d times the rate: few features need, and stand, a larger one. Over
+        # their coordinates, each with more of the sum of squares, its length is what counts: rate times root of inputs.
+        wide = float(np.clip(WIDE / d, 1, options.stem_boost))
+        self.stem_rate = options.learning_rate * wide * math.sqrt(d / self.inputs.width)
 
     def batches(self, n_train):
         """See `batches`."""
@@ -78,41 +83,35 @@ class Heads(MixedTraining):
 
     def outputs(self, network, rows):
         """What a network predicts for spots with its averaged weights, (rows, outputs)."""
-        one = {name: value[network : network + 1] for name, value in self.kept().items()}
-        return forward(one, self.features, rows)[0]
+        stem_weight, stem_bias, *head = (self.average[name][network] for name in WEIGHTS[:4])
+        hidden = functional.gelu(torch.addmm(stem_bias, self.inputs.of(network, rows), stem_weight))
+        return torch.addmm(head[1], hidden, head[0])
 
-    def kept(self):
-        """Averaged weights and scaling, as `forward` takes them."""
-        return {**self.average, "centre": self.centre, "inverse_scale": self.inverse_scale}
+    def fitted(self) -> dict[str, torch.Tensor]:
+        """What was kept of the training, as `forward` takes it."""
+        kept = self.selection.kept
+        weights = {name: torch.stack([one[name] for one in kept]) for name in WEIGHTS[:4]}
+        weights["stem_weight"] = self.inputs.to_features(weights["stem_weight"])
+        return {name: values.cpu() for name, values in weights.items()} | {
+            "centre": self.centre, "inverse_scale": self.inverse_scale,
+        }  # fmt: skip
 
     def training_step(self, step):
         """Mix a batch of pairs in feature space; all loss terms come from one pass.
 
-        Dropout of inputs removes the same features from all spots of a step, so that only the others are multiplied.
+        Dropout removes the same inputs from all spots of a step.
         The first layer is then linear in its input and the same for a spot, its partner and their mixture: the mixture
         of the pre-activations is the pre-activation of the mixture, and it is computed once.
         """
         anchors, partners, share = self.draw(step)
-        first, second = self._stem(torch.cat([anchors, partners], 1)).split(anchors.shape[1], dim=1)
+        stem = self.stem_weight, self.stem_bias, self.options.dropout, self.generator
+        first, second = self.inputs.product(torch.cat([anchors, partners], 1), *stem).split(anchors.shape[1], dim=1)
         stacked = [torch.lerp(second, first, share), *((first, second) if self.losses.needs_ends else ())]
         hidden = functional.gelu(torch.cat(stacked, 1))
         hidden = hidden * self._mask(first.shape).repeat(1, len(stacked), 1)
         mixed, *ends = torch.baddbmm(self.head_bias, hidden, self.head_weight).split(anchors.shape[1], dim=1)
         labels, edge_weight = (self.labels(anchors), self.labels(partners)), self.edge_weight(anchors, partners)
         return self.summed(self.losses(mixed, ends or None, *labels, share, edge_weight))
-
-    def _stem(self, spots):
-        """Pre-activations of spots, (K, b) -> (K, b, hidden), from the features that dropout leaves in this step."""
-        k, d = len(spots), self.features.shape[1]
-        kept = max(1, round(d * (1 - self.options.dropout)))
-        columns = torch.rand(k, d, generator=self.generator, device=self.device).argsort(1)[:, :kept]
-        rows = (
-            columns + torch.arange(k, device=self.device)[:, None] * d
-        ).flatten()  # whole rows are faster than `gather`
-        weight = self.stem_weight.flatten(0, 1).index_select(0, rows).unflatten(0, (k, kept)) * (d / kept)
-        values = torch.stack([self.features[spots[head]][:, columns[head]] for head in range(k)]).float()
-        centre, scale = (x.expand(k, -1, -1).gather(2, columns[:, None]) for x in (self.centre, self.inverse_scale))
-        return torch.baddbmm(self.stem_bias, ((values - centre) * scale).clamp_(-CLIP, CLIP), weight)
 
     def _mask(self, shape):
         keep = 1 - self.options.dropout
@@ -121,10 +120,8 @@ class Heads(MixedTraining):
     def configure_optimizers(self):
         """AdamW with a cosine to zero; biases do not decay."""
         options = self.options
-        # A step of Adam moves a sum over d inputs by d times the rate: few inputs need, and stand, a larger one.
-        stem_rate = options.learning_rate * float(np.clip(WIDE / self.features.shape[1], 1, options.stem_boost))
         groups = [
-            {"params": [self.stem_weight], "lr": stem_rate},
+            {"params": [self.stem_weight], "lr": self.stem_rate},
             {"params": [self.head_weight]},
             {"params": [self.stem_bias, self.head_bias], "weight_decay": 0.0},
         ]
@@ -186,10 +183,9 @@ def fit_networks(
     with isolate_rng():
         train(model, options)
     selection = model.selection
-    weights = {name: torch.stack([kept[name] for kept in selection.kept]).cpu() for name in selection.kept[0]}
     history = {
         "train_loss": np.array(model.train_loss).T,
         "validation_mse": np.array(selection.curve).T,
         "best_epoch": selection.best_epoch,
     }
-    return Fitted(weights, [p.cpu().numpy() for p in selection.held_out], history)
+    return Fitted(model.fitted(), [p.cpu().numpy() for p in selection.held_out], history)

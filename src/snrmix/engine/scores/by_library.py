@@ -9,7 +9,7 @@ import pandas as pd
 
 from snrmix._progress import stage
 from snrmix.engine.at_depth import GivenDepth
-from snrmix.engine.folds import Fold, fold_numbers
+from snrmix.engine.folds import Fold
 from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.reliability import better_than_all, compact_groups, pattern_is_real
@@ -69,7 +69,7 @@ def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
 @stage("scores")
 def score_libraries(
     section: Section, methods: dict[str, np.ndarray], centres: dict[str, np.ndarray], references: list[str],
-    folds: list[Fold], scored: np.ndarray, seed: int, alone: GivenDepth | None = None,
+    scored: np.ndarray, seed: int, alone: GivenDepth | None = None,
 ) -> dict[int, Scores]:  # fmt: skip
     """Score every library on its own, so that differences between libraries count for nothing; see `score_methods`.
 
@@ -77,8 +77,6 @@ def score_libraries(
     ----------
     references
         Names of the methods that ``beats_baselines`` compares with.
-    folds
-        Of the first repeat.
     scored
         Indices of the spots that were held out.
     seed
@@ -89,13 +87,12 @@ def score_libraries(
     library, positions = section.library[section.measured], section.positions[section.measured]
     codes, count = np.unique(library[scored], return_counts=True)
     enough = codes[count >= min(FEWEST_SCORED, count.max())]
-    fold = fold_numbers(folds, len(library))
     found = {}
     for code in enough:
         rows = scored[library[scored] == code]
         table, by_gene = score_methods(section.expression, methods, centres, rows)
         genes = by_gene["snrmix"].join(scores_given_depth(section.expression, methods["snrmix"], alone, rows))
-        genes["reliable"] = _reliable(section, methods, alone, rows, fold, seed)
+        genes["reliable"] = _reliable(section, methods, alone, rows, seed)
         genes["beats_baselines"] = better_than_all(
             section.expression, methods["snrmix"], [methods[name] for name in references], rows, positions, library,
             np.random.default_rng(seed),
@@ -104,13 +101,12 @@ def score_libraries(
     return found
 
 
-def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: np.ndarray, fold: np.ndarray, seed: int):
+def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: np.ndarray, seed: int):
     rng, spots = np.random.default_rng(seed), section.measured[rows]
     known, predicted = (None, None) if alone is None else (alone.known[rows], alone.predicted[rows])
     group = compact_groups(section.positions[spots], section.library[spots], rng)
-    part = fold[rows] if np.ptp(fold[rows]) else group % 2  # a library that was held out as a whole
     values = (section.expression, methods["snrmix"], methods["mean"])
-    return pattern_is_real(*(v[rows] for v in values), known, predicted, part, group, rng)
+    return pattern_is_real(*(v[rows] for v in values), known, predicted, group, rng)
 
 
 def scores_given_depth(
@@ -158,7 +154,7 @@ def score_methods(
         Values of every method, the same shape, with ``"mean"`` among them; ``None``: it has no values here, and NaN for
         scores.
     centres
-        Mean of the spots that each value was fitted to, for every method, the same shape.
+        What each value would be if nothing were known of the spot, for every method, the same shape.
     rows
         Indices of the spots to score on.
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from snrmix.engine.at_depth import shrunk
 from snrmix.engine.neighbours import clusters
 from snrmix.engine.slices import gene_slices
 
 FLIPS = 2000
 SPOTS_PER_GROUP, MOST_GROUPS = 8, 32
 FALSE_DISCOVERIES = 0.05
+ADDED = 0.5  # of a pattern, to a gene that follows depth alone
 
 
 def better_than_all(
@@ -63,15 +63,15 @@ def pattern_is_real(
     mean: np.ndarray,
     known: np.ndarray | None,
     predicted: np.ndarray | None,
-    fold: np.ndarray,
     group: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Genes that are predicted better than by their mean, and better than by depth alone, as in `better_than_all`.
 
     Against depth, the deviation of the prediction from a gene that follows depth alone, at the depth that is predicted, is added
-    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Like the weights of
-    the stack, a factor from 0 to 1 that the other folds say takes off what deviations have too much.
+    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Half of the deviation
+    is added: predictions have more of it than is best where little is seen beyond depth. What of it goes along with depth
+    alone is taken off first: more or less of depth than was thought is no map of a gene's own.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def pattern_is_real(
     known, predicted
         Genes that follow depth alone, at the depths that spots have and that are predicted, shape (n, genes); ``None`` where
         depths are not known: then the mean alone is compared with.
-    fold, group
-        Shape (n,): the fold that held a spot out, and its compact group.
+    group
+        Shape (n,): the compact group of a spot.
     rng
         Draws signs.
 
@@ -95,11 +95,17 @@ def pattern_is_real(
         y = observed[:, some]
         found = [(mean[:, some] - y) ** 2 - (ours[:, some] - y) ** 2]
         if known is not None:
-            rest, pattern = y - known[:, some], ours[:, some] - predicted[:, some]
-            found.append(rest**2 - (rest - shrunk(rest, pattern, fold)) ** 2)
+            rest, pattern = y - known[:, some], without(ours[:, some] - predicted[:, some], known[:, some])
+            found.append(rest**2 - (rest - ADDED * pattern) ** 2)
         return found
 
     return significant(gains, observed.shape[1], group, rng)
+
+
+def without(pattern: np.ndarray, along: np.ndarray) -> np.ndarray:
+    """A pattern less what of it goes along with another, gene by gene, both of shape (n, genes)."""
+    along = along - along.mean(0)
+    return pattern - along * ((pattern * along).sum(0) / np.maximum((along**2).sum(0), 1e-12))
 
 
 def significant(
