@@ -1,9 +1,8 @@
 import numpy as np
 from scipy.stats import t
 
-from snrmix.engine.between import leaves_slides_out, unknown_depth, unknown_level
+from snrmix.engine.between import unknown_depth, unknown_level
 from snrmix.engine.conformal import NORMAL_90
-from snrmix.engine.folds import Fold
 
 ONE_GROUP = np.zeros(4, int)
 
@@ -38,11 +37,3 @@ def test_depths_of_slides_differ_though_those_that_were_measured_do_not():
     same = [np.zeros(5), np.zeros(5)]
     assert unknown_depth(same) == 0.5
     assert unknown_depth([np.full(5, 1.0), np.full(5, -1.0)]) > t.ppf(0.95, 1) / NORMAL_90
-
-
-def test_slides_are_left_out_where_no_fold_trains_on_them():
-    library = np.repeat([0, 1], 5)
-    whole = [Fold(np.arange(5), np.arange(5, 10)), Fold(np.arange(5, 10), np.arange(5))]
-    assert leaves_slides_out(whole, library)
-    assert not leaves_slides_out([Fold(np.arange(0, 10, 2), np.arange(1, 10, 2))] * 2, library)
-    assert not leaves_slides_out(whole[:1], library)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import snrmix
+from snrmix.data.embedding import EmbeddingPlan
 from snrmix.engine import sharing
 from snrmix.engine.folds import Fold
 from snrmix.plan.options import read_options
@@ -296,6 +297,45 @@ def test_one_measured_slide_cannot_say_how_well_it_does_elsewhere(pair, caplog):
     assert result.uns["snrmix"]["libraries"]["right"]["kind"] == "within-library"
     values = result.layers["snrmix"][of(pair, "right")][:, result.var["snrmix_modelled"]]
     assert np.isfinite(values).all() and (values.std(0) > 0).mean() > 0.5
+
+
+@pytest.fixture(scope="module")
+def stained(strips):
+    """Two of the strips, the second stained more strongly and three times shallower; and the same in the stain of the first."""
+    two, rng = strips[of(strips, "a") | of(strips, "d")].copy(), np.random.default_rng(0)
+    two.X = np.where(of(two, "d")[:, None], rng.binomial(two.X.toarray().astype(int), 1 / 3), two.X.toarray())
+    other = two.copy()
+    image = strips.uns["spatial"]["d"]["images"]["hires"]
+    tinted = (255 * (image / 255) ** np.array([1.6, 1.3, 1.1])).astype(np.uint8)
+    other.uns["spatial"] = {
+        "a": strips.uns["spatial"]["a"],
+        "d": {**strips.uns["spatial"]["d"], "images": {"hires": tinted}},
+    }
+    return two, other
+
+
+def predict_strip(slides):
+    """Predicted from the other one, and how good that is."""
+    how = {"measured": of(slides, "a"), "genes": 20, "copy": True, **LONGER}
+    result = snrmix.tl.impute(slides, **how)
+    return result, snrmix.tl.evaluate(result, of(slides, "d")).attrs["overall"]
+
+
+def test_another_stain_hardly_matters_to_a_slide_without_measured_spots(stained, monkeypatch):
+    result, same = predict_strip(stained[0])
+    assert result.uns["snrmix"]["image"]["stained_alike"]
+    same, other = same["pearson_mean"], predict_strip(stained[1])[1]["pearson_mean"]
+    monkeypatch.setattr(EmbeddingPlan, "in_common_stains", lambda plan: None)
+    result, as_it_is = predict_strip(stained[1])
+    assert "stained_alike" not in result.uns["snrmix"]["image"]
+    as_it_is = as_it_is["pearson_mean"]
+    assert other > same - 0.03 and other > as_it_is + 0.03, (same, other, as_it_is)
+
+
+def test_intervals_from_one_slide_know_that_another_may_be_shallower(stained):
+    slides = stained[0]
+    result, _ = predict_strip(slides)
+    assert 0.85 < snrmix.tl.coverage(result, of(slides, "d"), levels=[0.9])["observed"][0] <= 1
 
 
 def test_without_an_image_another_slide_gets_the_mean(pair, caplog):

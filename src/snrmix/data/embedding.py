@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from snrmix._names import listing
 from snrmix._progress import advance, fastest, stage
 from snrmix.data.embedding_cache import CACHE_KEY, describe, is_reusable, made_from
 from snrmix.data.scales import AUTO, check_scales, choose_scales, patch_grids, tell_scales
-from snrmix.data.sites import Sites
+from snrmix.data.sites import Sites, patch_sides
 from snrmix.images.colour import COLOUR_FEATURES, colour_statistics
 from snrmix.images.crops import read_crops
 from snrmix.images.encoder import Encoder, on_device
@@ -19,8 +19,14 @@ from snrmix.images.encoders import resolve_encoder
 from snrmix.images.patch_grid import Grid
 from snrmix.images.run_time import Running, running
 from snrmix.images.source import Level
+from snrmix.images.stains import Stains, fit_stains, restain, to_common
 
 FEW_PATCHES = 200  # take no time that would be worth an estimate
+STAIN_SITES, STAIN_SIZE, STAIN_SCALE = (
+    150,
+    64,
+    1.15,
+)  # by whose patches the stains of a slide are known, and their sides
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,9 @@ class EmbeddingPlan:
         Patches to embed.
     patch_seconds
         Time that the encoder takes for one; 0 where they are few.
+    stains
+        For every library the matrix that brings its stains to those of all, see `snrmix.images.stains.to_common`; ``None``:
+        patches are seen as they are.
     """
 
     sites: Sites
@@ -79,6 +88,7 @@ class EmbeddingPlan:
     width: int
     patches: int = 0
     patch_seconds: float = 0.0
+    stains: list[np.ndarray] | None = None
 
     @property
     def scales(self) -> int:
@@ -96,8 +106,29 @@ class EmbeddingPlan:
         if self.reused is not None:
             return Embedding(self.reused, self.record)
         with running(self.encoder, self.device) as encode:
-            features = _embed(self.sites, encode, self.record["patch_side"], self.grids)
+            features = _embed(self.sites, encode, self.record["patch_side"], self.grids, self.stains)
             return Embedding(features, {**self.record, "run_time": encode.name})
+
+    def in_common_stains(self) -> EmbeddingPlan | None:
+        """The same for patches as if all slides were stained alike; ``None`` where their stains cannot be told."""
+        stains = [own for own in map(self._stains, range(len(self.sites.images))) if own is not None]
+        if len(stains) < max(len(self.sites.images), 2):
+            return None
+        grids = self.grids or patch_grids(self.sites, self.record["patch_side"])
+        patches, seconds = count_patches(self.sites, grids), self.patch_seconds
+        if self.reused is not None and patches > FEW_PATCHES:
+            with on_device(self.encoder.function, self.device):
+                seconds = patch_seconds(self.encoder, self.device)
+        how = {"grids": grids, "patches": patches, "patch_seconds": seconds}
+        return replace(self, reused=None, stains=to_common(stains), **how)
+
+    def _stains(self, code: int) -> Stains | None:
+        """Of a library, by the looks of its sites."""
+        positions, image = self.sites.positions[self.sites.library == code], self.sites.images[code]
+        some = np.unique(np.linspace(0, len(positions) - 1, STAIN_SITES).astype(int))
+        side = patch_sides(self.sites, np.array([STAIN_SCALE]))[code, 0]
+        crops = read_crops(image.level_for(side, STAIN_SIZE), positions[some], side, STAIN_SIZE)
+        return fit_stains(np.concatenate([own.reshape(-1, 3) for _, own in crops]))
 
 
 def plan_embedding(
@@ -170,7 +201,7 @@ def patch_seconds(encoder: Encoder, device: str, count: int = 8, times: int = 4)
         return fastest(lambda: (encode(crops), colour_statistics(crops)), times) / count
 
 
-def _embed(sites: Sites, encode: Running, sides: np.ndarray, grids) -> np.ndarray:
+def _embed(sites: Sites, encode: Running, sides: np.ndarray, grids, stains=None) -> np.ndarray:
     libraries, size = [], encode.encoder.size
     with stage("embedding", count_patches(sites, grids)):
         for code, image in enumerate(sites.images):
@@ -180,15 +211,16 @@ def _embed(sites: Sites, encode: Running, sides: np.ndarray, grids) -> np.ndarra
                 if wanted is not level:
                     level, pixels = wanted, wanted.in_memory()
                 centres = positions if grid is None else grid.nodes
-                features = _embed_scale(centres, pixels, side, encode)
+                features = _embed_scale(centres, pixels, side, encode, stains and stains[code])
                 scales.append(features if grid is None else grid.at_sites(features))
             libraries.append(np.concatenate(scales, axis=1))
     return libraries[0] if len(libraries) == 1 else np.concatenate(libraries)  # sites are sorted by library
 
 
-def _embed_scale(positions, level: Level, side: float, encode: Running) -> np.ndarray:
+def _embed_scale(positions, level: Level, side: float, encode: Running, stains: np.ndarray | None) -> np.ndarray:
     features = None
     for chosen, crops in read_crops(level, positions, side, encode.encoder.size, batch=64):
+        crops = crops if stains is None else restain(crops, stains)
         values = np.concatenate([encode(crops), colour_statistics(crops)], axis=1)
         if features is None:
             dtype = np.float16 if np.abs(values).max() < 1e4 else np.float32

@@ -18,11 +18,6 @@ DEPTHS_DIFFER = 0.5  # standard deviation of log depth between slides, whatever 
 SITES_AT_ONCE = 4096
 
 
-def leaves_slides_out(folds: Sequence[Fold], library: np.ndarray) -> bool:
-    """Whether every fold holds out whole libraries; ``library`` of the measured spots, shape (measured,)."""
-    return len(folds) > 1 and all(not np.isin(library[fold.held_out], library[fold.train]).any() for fold in folds)
-
-
 def widen(
     section: Section, folds: Sequence[Fold], out_of_fold: np.ndarray, sd: np.ndarray, group: np.ndarray,
     depths: SiteDepths | None, typical: float | None,
@@ -32,7 +27,8 @@ def widen(
     Parameters
     ----------
     folds
-        Each holds out slides, or all slides of a group.
+        Each holds out slides, or all slides of a group; of a single slide regions, which differ from each other no more
+        than slides do.
     out_of_fold
         Shape (measured, genes).
     sd

@@ -9,7 +9,7 @@ import pandas as pd
 
 from snrmix._progress import stage
 from snrmix.engine.at_depth import AtDepth, SiteDepths, at_depth, given_depth, tell_depths
-from snrmix.engine.between import leaves_slides_out, widen
+from snrmix.engine.between import widen
 from snrmix.engine.conformal import SMALLEST_SCALE, Calibration, calibrate
 from snrmix.engine.errors import Errors, fit_errors
 from snrmix.engine.finetune.fit import FinetunedFit, fit_finetuned
@@ -164,7 +164,7 @@ def fit_section(
     result = calibrate_members(
         section, first, scored, out_of_fold, predicted, own.kriged, elsewhere, depths, settings.typical_depth
     )
-    if elsewhere and leaves_slides_out(first, section.library[section.measured]):
+    if elsewhere and len(first) > 1:
         group, typical = result.calibration.group, settings.typical_depth
         wider = widen(section, first, out_of_fold, result.predicted_sd, group, depths, typical)
         result = replace(result, predicted_sd=wider)

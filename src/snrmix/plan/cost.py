@@ -68,6 +68,8 @@ class Run:
         Share of the sites that the largest model sees.
     tuning_seconds
         Time that the encoder takes for a patch, where it is fine-tuned; 0: it is not.
+    embeddings
+        How many there are of every site.
     """
 
     sites: int
@@ -84,6 +86,7 @@ class Run:
     kriging: bool = True
     largest: float = 1.0
     tuning_seconds: float = 0.0
+    embeddings: int = 1
 
     @classmethod
     def of_embedding(cls, plan: EmbeddingPlan) -> Run:
@@ -91,10 +94,11 @@ class Run:
         none = cls(len(plan.sites), 0, 0, 0, 0, 1, networks=1, folds=1, epochs=0, kriging=False)
         return none.with_embedding(plan)
 
-    def with_embedding(self, plan: EmbeddingPlan) -> Run:
-        """The run with what embedding the histology takes."""
-        seconds = plan.patch_seconds + PATCH_SECONDS
-        return replace(self, features=plan.width, scales=plan.scales, patches=plan.patches, patch_seconds=seconds)
+    def with_embedding(self, *plans: EmbeddingPlan) -> Run:
+        """The run with what embedding the histology takes, in one way or several."""
+        patches, seconds = sum(plan.patches for plan in plans), plans[-1].patch_seconds + PATCH_SECONDS
+        how = {"features": plans[0].width, "scales": plans[0].scales, "embeddings": len(plans)}
+        return replace(self, patches=patches, patch_seconds=seconds, **how)
 
     @property
     def subject(self) -> str:
@@ -113,7 +117,7 @@ class Run:
     def bytes(self) -> float:
         """Peak memory beyond what is in use: of the embedding, of the fit, or of writing the result."""
         measured, unmeasured = 4 * self.measured * self.genes, 4 * (self.sites - self.measured) * self.genes
-        features = 2 * self.sites * self.features
+        features = 2 * self.sites * self.features * self.embeddings
         width = width_of(self.measured, self.features)
         basis = 4 * self.networks * (self.features + self.measured) * width if width < self.features else 0
         targets = 4 * self.measured * self.outputs * self.networks
@@ -122,7 +126,7 @@ class Run:
         # While a model is fitted: four baselines, and kriging with its sd, also as a logarithm; the other members.
         more = 3 if self.kriging else 0
         fit = (4 + more) * measured + (1 + more) * unmeasured + targets + 2 * self.measured * self.features + basis
-        embedding = 2 * features + IMAGE_BYTES if self.patches else 0
+        embedding = features + 2 * self.sites * self.features + IMAGE_BYTES if self.patches else 0
         writing = kept + 8 * self.sites * self.columns + measured + features
         blocks = BLOCK_BYTES * min(self.measured * self.genes, MOST_VALUES)
         return FIXED_BYTES + blocks + max(embedding, kept + self.largest * fit, writing)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from snrmix._log import logger
 from snrmix._progress import stage
 from snrmix.data.embedding import Embedding, patch_seconds, plan_embedding
 from snrmix.data.embedding_cache import read_cache
@@ -33,6 +34,8 @@ class Features:
         For fine-tuning alone.
     images
         What to keep of the image that was read for each library, see `snrmix.images.source.SectionImage.record`.
+    alike
+        Shape (n, d): the values as if all slides were stained alike, for models that predict other slides; ``None``: the same.
     """
 
     values: np.ndarray
@@ -40,6 +43,7 @@ class Features:
     embedding: Embedding | None = None
     patches: PatchStore | None = None
     images: Mapping[str, dict] = field(default_factory=dict)
+    alike: np.ndarray | None = None
 
     @property
     def record(self) -> dict | None:
@@ -47,10 +51,15 @@ class Features:
         return self.embedding.record if self.embedding is not None else None
 
     def __getitem__(self, rows) -> Features:
-        return replace(self, values=self.values[rows], patches=None if self.patches is None else self.patches[rows])
+        values, patches, alike = (
+            part if part is None else part[rows] for part in (self.values, self.patches, self.alike)
+        )
+        return replace(self, values=values, patches=patches, alike=alike)
 
 
-def read_features(source: Source, options: Options, run: Run, stages_of: Callable[[dict], dict] = dict) -> Features:
+def read_features(
+    source: Source, options: Options, run: Run, stages_of: Callable[[dict], dict] = dict, alike: bool = False
+) -> Features:
     """Features of all sites of an object, after a look at what they and the rest of the run will take.
 
     Parameters
@@ -59,6 +68,8 @@ def read_features(source: Source, options: Options, run: Run, stages_of: Callabl
         What is known of it without features.
     stages_of
         See `snrmix.plan.cost.announce`.
+    alike
+        Whether features are wanted as if all slides were stained alike, too.
 
     Raises
     ------
@@ -73,7 +84,9 @@ def read_features(source: Source, options: Options, run: Run, stages_of: Callabl
         sites = source.located.open()
         cached = read_cache(source.table, sites)
         plan = plan_embedding(sites, options.encoder, options.scales, options.settings.device, cached)
-    run, patches, tuning = run.with_embedding(plan), None, options.finetuning
+    patches, tuning = None, options.finetuning
+    again = plan.in_common_stains() if alike and tuning is None else None
+    run = run.with_embedding(plan, *([again] if again else []))
     if tuning is None:
         announce(run, stages_of)
     else:
@@ -83,7 +96,11 @@ def read_features(source: Source, options: Options, run: Run, stages_of: Callabl
         patches = read_patches(sites, patch_sides(sites, plan.record["scales"]), encoder.size, tuning.folder)
     embedding = plan.embed()
     images = image_records(sites, embedding.record["scales"], options.encoder.size)
-    return Features(embedding.features, embedding.colour_columns, embedding, patches, images)
+    restained = None
+    if again is not None:
+        logger.info("slides without measured spots: all patches are embedded as if the slides were stained alike.")
+        restained = again.embed().features
+    return Features(embedding.features, embedding.colour_columns, embedding, patches, images, restained)
 
 
 def image_records(sites: Sites, scales: np.ndarray, size: int) -> dict[str, dict]:

@@ -110,7 +110,7 @@ class Part:
 
         values, depth = self.expression.values, self.expression.depth
         return Section(
-            own.values,
+            own.alike if self.elsewhere and own.alike is not None else own.values,
             own.colour,
             positions,
             self.sites.library,

@@ -156,7 +156,9 @@ def benchmark(
             raise ValueError("the method 'depth' needs the depth of the measured spots: pass depth_key=, or counts.")
         del wanted[DEPTH_ALONE]
     run = run_of(source, checked, parts)
-    features = read_features(source, checked, run, partial(_stages, methods=wanted, splits=splits, folds=run.folds))
+    elsewhere = any(part.elsewhere for part in parts) or any(split.kind == "library" for split in splits.values())
+    stages_of = partial(_stages, methods=wanted, splits=splits, folds=run.folds)
+    features = read_features(source, checked, run, stages_of, alike=elsewhere)
     rows, sizes = [], {}
     for name, hidden in hidden_by.items():
         source = replace(source, is_measured=(is_measured & ~hidden)[source.sites.order])

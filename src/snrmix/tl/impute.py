@@ -264,7 +264,8 @@ def impute(
     settings = [
         replace(part.settings(options), typical_depth=depth) for part, depth in zip(parts, typical, strict=True)
     ]
-    features = read_features(source, options, run_of(source, options, parts))
+    elsewhere = any(part.elsewhere for part in parts)
+    features = read_features(source, options, run_of(source, options, parts), alike=elsewhere)
     models = fit_models(parts, settings, features, options)
     parameters = {
         "measured": measured if isinstance(measured, str) else "array" if measured is not None else None,

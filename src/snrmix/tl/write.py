@@ -245,7 +245,7 @@ def library_record(table: AnnData, part: Part, fit: SectionFit, name: str) -> di
 
 
 def image_record(source: Source, features: Features) -> dict:
-    """Scale of the section, sizes of the patches, and which image was read for each library."""
+    """Scale of the section, sizes of the patches, which image was read for each library, and how it was seen."""
     sites = source.sites
     record = {
         "libraries": list(sites.libraries),
@@ -256,6 +256,7 @@ def image_record(source: Source, features: Features) -> dict:
     if features.record is not None:
         record |= {name: features.record[name] for name in ("scales", "scales_by", "patch_side")}
         record["read"] = {storable(name): one for name, one in features.images.items()}
+        record |= {"stained_alike": True} if features.alike is not None else {}
     return record
 
 
