@@ -22,7 +22,7 @@ from scipy.stats import false_discovery_control, wilcoxon
 from sections import SECTIONS, add_options, load, machine, write_table
 
 import snrmix
-from snrmix.engine.fit import Member, stack_members
+from snrmix.engine.fit import Member, kriging_members, stack_members
 from snrmix.engine.folds import finer
 from snrmix.engine.kriging.krige import krige_section
 from snrmix.engine.mix import resolve_mixing
@@ -86,7 +86,11 @@ GROUPS = {
     "stack": {
         "network alone": {"take": ("network",)},
         "kriging alone": {"take": ("kriging",)},
-        "ridge as third member": {"take": ("network", "kriging", "ridge")},
+        "ridge as further member": {"take": ("network", "kriging", "rates", "ridge")},
+    },
+    "network": {
+        "without the network": {"take": ("kriging", "rates")},
+        "network of residuals": {"take": ("residuals", "kriging", "rates")},
     },
 }  # fmt: skip
 
@@ -163,10 +167,16 @@ class Variant:
         else:
             members = {"network": member(case, "network", self.change)}
             if self.column == "stack":
-                members["kriging"] = member(case, "kriging")
-        first = case.first_folds
-        scored = np.sort(np.concatenate([fold.held_out for fold in first]))
-        return case.at_hidden(stack_members(case.section, first, scored, members)[2])
+                members |= {name: member(case, name) for name in ("kriging", "rates")}
+        return case.at_hidden(stacked(case, members).predicted)
+
+
+def stacked(case: Case, members: dict[str, Member]) -> Member:
+    """The stack of some members; what has no counts has no rates."""
+    first = case.first_folds
+    scored = np.sort(np.concatenate([fold.held_out for fold in first]))
+    members = {name: one for name, one in members.items() if one is not None}
+    return Member(*stack_members(case.section, first, scored, members)[1:])
 
 
 def member(case: Case, name: str, change: dict | None = None) -> Member:
@@ -174,8 +184,11 @@ def member(case: Case, name: str, change: dict | None = None) -> Member:
     kept = case.__dict__.setdefault("members", {})
     key = name + str(change or {})
     if key not in kept:
-        make = {"network": fit, "kriging": kriging_member, "ridge": ridge_member}[name]
-        kept[key] = make(case, **(change or {}))
+        make = {"network": fit, "residuals": residual_member, "ridge": ridge_member}
+        if name in make:
+            kept[key] = make[name](case, **(change or {}))
+        else:
+            kept |= {"kriging{}": None, "rates{}": None, **kriged_members(case)}
     return kept[key]
 
 
@@ -190,9 +203,20 @@ def fit(case: Case, mix="snr", losses=None, features=None, **training) -> Member
     return Member(network.out_of_fold, network.predict(section.features[section.unmeasured]))
 
 
-def kriging_member(case: Case) -> Member:
+def kriged_members(case: Case) -> dict[str, Member]:
+    """Kriging, and where there are counts kriging of rates, by key."""
     kriged = krige_section(case.section, finer(case.first_folds, len(case.section.measured)), case.settings.device)
-    return Member(kriged.out_of_fold, kriged.predicted)
+    return {name + "{}": one for name, one in kriging_members(kriged).items()}
+
+
+def residual_member(case: Case) -> Member:
+    """What kriging predicts, and what the network makes of its out-of-fold residuals."""
+    section, settings = case.section, case.settings
+    base = stacked(case, {name: member(case, name) for name in ("kriging", "rates")})
+    rest = replace(section, expression=section.expression - base.out_of_fold)
+    network = fit_network(rest, case.folds, case.mixing, settings.losses, settings.training, settings.seed)
+    predicted = base.predicted + network.predict(section.features[section.unmeasured])
+    return Member(base.out_of_fold + network.out_of_fold, predicted)
 
 
 def ridge_member(case: Case) -> Member:

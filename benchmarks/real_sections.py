@@ -97,9 +97,10 @@ def stored(folders: list[Path], design: str) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def ratios_by_split(name: str, result: pd.DataFrame) -> pd.DataFrame:
-    """Ratio of every method on every split, one row each."""
-    sums = result.groupby(["split", "method"], observed=True)[["mse", "mse_mean"]].sum()
-    table = (sums["mse"] / sums["mse_mean"]).rename("ratio").reset_index()
+    """Ratio and correlation of every method on every split, one row each."""
+    groups = result.groupby(["split", "method"], observed=True)
+    sums = groups[["mse", "mse_mean"]].sum()
+    table = pd.DataFrame({"ratio": sums["mse"] / sums["mse_mean"], "pearson": groups["pearson"].mean()}).reset_index()
     table.insert(0, "section", label(name))
     return table
 

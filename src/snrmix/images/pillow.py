@@ -15,7 +15,7 @@ def in_srgb(image):
     """A Pillow image in RGB as screens show it: colours of an embedded profile, such as Display P3, become those of sRGB."""
     from PIL import ImageCms
 
-    stored = image if image.mode in SPACES else image.convert("RGB")
+    stored = image if image.mode in (*SPACES, "RGB") else image.convert("RGB")  # a copy is as large as the image
     profile = image.info.get("icc_profile")
     if profile:
         try:
@@ -25,7 +25,7 @@ def in_srgb(image):
                 return ImageCms.profileToProfile(stored, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # a broken profile says nothing
-    return stored.convert("RGB")
+    return stored if stored.mode == "RGB" else stored.convert("RGB")
 
 
 def from_pillow(image, name: str) -> Picture:

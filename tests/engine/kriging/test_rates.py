@@ -7,7 +7,7 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.kriging.components import depth_curves
 from snrmix.engine.kriging.covariance import KrigingSites
 from snrmix.engine.kriging.krige import cross_krige
-from snrmix.engine.kriging.rates import Rates, depth_design
+from snrmix.engine.kriging.rates import LogDepth, Rates, depth_design
 
 GENES = 30
 
@@ -77,6 +77,19 @@ def test_changes_of_a_gene_are_counts_over_what_depth_alone_gives(tissue):
     np.testing.assert_allclose(rates.share, counts.sum(0) / depth.sum(), rtol=1e-4)
     changes = (rates.field.centred + rates.field.mean) / np.sqrt(rates.share)
     np.testing.assert_allclose(changes, np.log1p(counts / (depth[:, None] * rates.share)), atol=1e-3)
+
+
+@pytest.mark.parametrize("noise", [0.05, 2.0])
+def test_kriging_and_regression_of_depth_count_by_their_errors(noise):
+    """Regression misses by .3 and the share of depth that its design does not show; kriging by ``noise``."""
+    rng = np.random.default_rng(0)
+    design, train, targets = rng.normal(size=(300, 2)).astype(np.float32), np.arange(200), np.arange(200, 300)
+    log_depth = 7 + design[:, 0] + 0.3 * rng.normal(size=300)
+    known = LogDepth(train, log_depth[train], design)
+    kriged = log_depth[targets] - log_depth[train].mean() + noise * rng.normal(size=100)
+    truth = np.clip(log_depth[targets], log_depth[train].min(), log_depth[train].max())
+    missed = np.log(known.depth(kriged, targets, noise**2)) - truth
+    assert np.sqrt(np.mean(missed**2)) < 1.15 * min(noise, 0.3)
 
 
 def test_depth_is_regressed_on_colour_and_on_places_within_each_library():

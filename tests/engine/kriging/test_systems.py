@@ -21,7 +21,7 @@ def make_sites(n, seed=0, features=8, libraries=1):
 
 
 def one_choice(covariance, nugget, scale=2.0):
-    return Choice(np.array([covariance]), np.array([nugget]), np.ones(1), np.full(1, scale))
+    return Choice(np.array([covariance]), np.array([nugget]), np.ones(1), np.full(1, scale), np.ones(1))
 
 
 @pytest.mark.parametrize("features", [0, 8])

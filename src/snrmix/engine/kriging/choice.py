@@ -118,7 +118,7 @@ def _weigh(error: np.ndarray, scale: np.ndarray, n: int) -> Choice:
     best = np.sort(np.argsort(-weight, axis=None, kind="stable")[:MOST_CHOICES])
     best = best[weight.ravel()[best] > 0.02 * weight.max()]
     kept = weight.ravel()[best]
-    return Choice(*np.unravel_index(best, weight.shape), kept / kept.sum(), scale.ravel()[best])
+    return Choice(*np.unravel_index(best, weight.shape), kept / kept.sum(), scale.ravel()[best], error.ravel()[best])
 
 
 def describe(choices: list[Choice], names: list[str], candidates: Sequence[Covariance]) -> dict[str, np.ndarray]:

@@ -243,7 +243,8 @@ class FittedKriging:
         sd = self.expression.sd(solved.variance[:, own], solved.remainder_variance[:, 0])
         depth = np.full(len(targets), np.nan)
         if self.log_depth is not None:
-            depth = self.log_depth.depth(solved.mean[:, -1], targets)
+            choice = self.observed.choices[self.observed.components - 1]
+            depth = self.log_depth.depth(solved.mean[:, -1], targets, float(choice.weight @ choice.error))
         return Kriged(mean, sd, depth, self._rates(solved, depth))
 
     def _rates(self, solved: Solved, depth: np.ndarray) -> np.ndarray | None:

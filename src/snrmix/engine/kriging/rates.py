@@ -19,7 +19,7 @@ from snrmix.engine.depth import SMALLEST_SHARE, CountMoments, pooled_share
 from snrmix.engine.kriging.components import Depths, SpotNoise
 from snrmix.engine.kriging.covariance import KrigingSites
 from snrmix.engine.kriging.field import Field
-from snrmix.engine.scores.baselines import ridge
+from snrmix.engine.scores.baselines import judged_ridge
 from snrmix.engine.slices import gene_slices
 
 
@@ -94,15 +94,17 @@ class LogDepth:
         """Less the mean, shape (n, 1)."""
         return (self.values - self.values.mean())[:, None]
 
-    def depth(self, kriged: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Depth at targets, shape (targets,): the mean of kriging and of ridge regression, within what was seen.
+    def depth(self, kriged: np.ndarray, targets: np.ndarray, error: float) -> np.ndarray:
+        """Depth at targets, shape (targets,): kriging and ridge regression, within what was seen.
 
-        Either knows what the other does not: kriging what is near and looks alike, ridge regression what goes on rising.
+        Either knows what the other does not: kriging what is near and looks alike, ridge regression what goes on rising. They
+        count by the inverse of their mean squared leave-one-out errors; ``error`` is that of kriging.
         """
         log_depth = kriged + self.values.mean()
         if self.design.shape[1] and len(targets):
-            seen = ridge(self.design, self.train, targets, self.values[:, None])[:, 0]
-            log_depth = (log_depth + seen) / 2
+            seen, other = judged_ridge(self.design, self.train, targets, self.values[:, None])
+            share = other / max(error + other, 1e-12)
+            log_depth = share * log_depth + (1 - share) * seen[:, 0]
         return np.exp(np.clip(log_depth, self.values.min(), self.values.max()))
 
 

@@ -32,12 +32,15 @@ class Choice:
         Shape (choices,), sum 1.
     scale
         Shape (choices,): the variance ``s^2``.
+    error
+        Shape (choices,): mean squared leave-one-out residual.
     """
 
     covariance: np.ndarray
     nugget: np.ndarray
     weight: np.ndarray
     scale: np.ndarray
+    error: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,13 @@ def spatial_knn(
 
 
 def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expression: np.ndarray) -> np.ndarray:
+    """Predictions of `judged_ridge`."""
+    return judged_ridge(features, train, targets, expression)[0]
+
+
+def judged_ridge(
+    features: np.ndarray, train: np.ndarray, targets: np.ndarray, expression: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Ridge regression on standardised features, one penalty for all genes, chosen by leave-one-out.
 
     With many genes the leave-one-out error is that of random combinations of them, an unbiased estimate of the sum.
@@ -55,6 +62,11 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
         Indices of the training spots and of the sites to predict.
     expression
         Shape (len(train), genes).
+
+    Returns
+    -------
+    tuple
+        Predictions, float32, shape (targets, genes), and the mean squared leave-one-out error.
     """
     if len(train) > MOST_RIDGE_SPOTS:
         some = np.arange(MOST_RIDGE_SPOTS) * len(train) // MOST_RIDGE_SPOTS
@@ -74,13 +86,13 @@ def ridge(features: np.ndarray, train: np.ndarray, targets: np.ndarray, expressi
         if error < best_error:
             best, best_error = inverse, error
     smoother = ((values[targets] - centre) @ x.T @ vectors * best) @ vectors.T
-    return (smoother @ y + mean).astype(np.float32)
+    return (smoother @ y + mean).astype(np.float32), float(best_error)
 
 
 def _primal_ridge(
     features: np.ndarray, train: np.ndarray, used: np.ndarray, targets: np.ndarray, expression: np.ndarray
-) -> np.ndarray:
-    """`ridge` by the normal equations, for many sites: ``used`` are the training spots that are fitted."""
+) -> tuple[np.ndarray, float]:
+    """`judged_ridge` by the normal equations, for many sites: ``used`` are the training spots that are fitted."""
     values = Standardised(features, *standard_scale(features, train), np.ones(features.shape[1], bool))
     x, mean = values[used].astype(np.float64), expression.mean(0, dtype=np.float64)
     middle = x.mean(0)
@@ -100,7 +112,7 @@ def _primal_ridge(
     for start in range(0, len(targets), TARGETS_AT_ONCE):
         rows = slice(start, start + TARGETS_AT_ONCE)
         predicted[rows] = (values[targets[rows]] - middle) @ coefficients + mean
-    return predicted
+    return predicted, float(best_error)
 
 
 def _sketch(expression: np.ndarray) -> np.ndarray:
