@@ -127,7 +127,7 @@ def one_section(name: str, options) -> list[tuple]:
 def section_figures(adata) -> dict[str, float]:
     """Figures of one result."""
     named_genes = adata.var["kind"].ne("") & adata.var["snrmix_modelled"]
-    adata = adata[:, named_genes.to_numpy()]
+    adata = adata[adata.obs["counts"].to_numpy() > 0, named_genes.to_numpy()]  # a spot without counts is not observed
     var, depth, scores = adata.var, adata.obs["counts"].to_numpy(), adata.uns["snrmix"]["scores"]["mse_ratio"]
     layer, kind = np.asarray(adata.layers["snrmix"]), var["kind"]
     along = np.broadcast_to(np.log(depth)[:, None], layer.shape)

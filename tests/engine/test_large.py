@@ -28,8 +28,9 @@ def regression():
 def test_ridge_by_normal_equations_is_ridge(regression):
     features, expression = regression
     train, targets_ = np.arange(400), np.arange(400, 500)
-    dual = baselines.ridge(features, train, targets_, expression[train])
-    primal = baselines._primal_ridge(features, train, train, targets_, expression[train])
+    dual, error = baselines.judged_ridge(features, train, targets_, expression[train])
+    primal, other = baselines._primal_ridge(features, train, train, targets_, expression[train])
+    assert abs(other / error - 1) < 1e-3
     np.testing.assert_allclose(primal, dual, atol=1e-4)
     assert np.abs(dual - expression[targets_]).mean() < 0.9 * np.abs(expression[targets_] - expression.mean(0)).mean()
 
