@@ -14,7 +14,7 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.section import Section
 from snrmix.engine.slices import slices
 
-DEPTHS_DIFFER = 0.5  # standard deviation of log depth between slides, whatever those that were measured say
+DEPTHS_DIFFER = 0.6  # standard deviation of log depth between slides, whatever those that were measured say
 SITES_AT_ONCE = 4096
 
 

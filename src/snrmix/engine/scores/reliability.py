@@ -12,7 +12,7 @@ from snrmix.engine.slices import gene_slices
 FLIPS = 2000
 SPOTS_PER_GROUP, MOST_GROUPS = 8, 32
 FALSE_DISCOVERIES = 0.05
-ADDED = 0.5  # of a pattern, to a gene that follows depth alone
+ADDED = 0.75  # of a pattern, to a gene that follows depth alone
 
 
 def better_than_all(
@@ -69,8 +69,8 @@ def pattern_is_real(
     """Genes that are predicted better than by their mean, and better than by depth alone, as in `better_than_all`.
 
     Against depth, the deviation of the prediction from a gene that follows depth alone, at the depth that is predicted, is added
-    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Half of the deviation
-    is added: predictions have more of it than is best where little is seen beyond depth. What of it goes along with depth
+    to such a gene at the depth that the spot has; depth is then no merit, however well it is predicted. Three quarters of
+    the deviation are added: predictions have more of it than is best where little is seen beyond depth. What of it goes along with depth
     alone is taken off first: more or less of depth than was thought is no map of a gene's own.
 
     Parameters
