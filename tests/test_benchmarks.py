@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
+from snrmix._log import logger
+
 FAST = [
     "ridge",
     "ExtraTrees (scikit-learn)",
@@ -20,11 +22,13 @@ FAST = [
 @pytest.fixture
 def programs(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    level = logger.level
     import few_spots
     import peers
     import simulations
 
-    return peers, few_spots, simulations
+    yield peers, few_spots, simulations
+    logger.setLevel(level)  # the programs are silent
 
 
 def test_peers_predict_the_same_hidden_spots(programs):

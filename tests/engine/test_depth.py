@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from snrmix.engine.at_depth import kept_share, shrunk
-from snrmix.engine.depth import constant_share_at, gene_rates, pooled_share, tabulate_moments
+from snrmix.engine.depth import constant_share_at, fit_depth_reader, gene_rates, pooled_share, tabulate_moments
 from snrmix.engine.scores.reliability import compact_groups, pattern_is_real
 
 SHARE = np.geomspace(2e-4, 5e-3, 30)
@@ -91,3 +91,8 @@ def test_as_much_of_a_pattern_is_kept_as_was_seen():
     np.testing.assert_allclose(shrunk(rest, pattern, fold), pattern * kept_share(rest, pattern), atol=0.1)
     spoilt = np.where(fold[:, None] == 0, 10 * pattern, rest)  # what a fold shows is not used for itself
     np.testing.assert_allclose(shrunk(spoilt, pattern, fold)[fold == 0], shrunk(rest, pattern, fold)[fold == 0])
+
+
+def test_depth_read_from_predictions_that_are_all_alike_is_the_mean():
+    depth, alike = np.array([500.0, 1000.0, 2000.0] * 6), np.ones((18, 12), np.float32)
+    np.testing.assert_allclose(fit_depth_reader(alike, depth).read(alike[:3]), 1000.0)

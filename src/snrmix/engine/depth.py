@@ -238,7 +238,7 @@ def fit_depth_reader(predicted: np.ndarray, depth: np.ndarray) -> DepthReader:
     left, singular, right = np.linalg.svd(scores, full_matrices=False)
     rotated, best = left.T @ centred, None
     for penalty in PENALTIES * np.mean(singular**2) / len(depth):
-        kept = singular**2 / (singular**2 + penalty)
+        kept = singular**2 / np.maximum(singular**2 + penalty, 1e-12)  # predictions that are all alike tell nothing
         residual = (centred - left @ (kept * rotated)) / (1 - left**2 @ kept - 1 / len(depth))
         error = np.mean(residual**2)
         if best is None or error < best[0]:
