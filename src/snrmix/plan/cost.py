@@ -32,7 +32,8 @@ PACKAGES_WORK = 5e10  # of loading packages on the way
 UPDATES = 2.0  # that an update of AdamW is worth, with the average of the weights and the choice of inputs
 PATCH_SECONDS = 1e-3  # to read and resize a patch, beside what the encoder takes
 PASSES = 9  # of a spot that is trained on: forward and backward, of itself, its partner and their mixture
-SHARE_OF_EPOCHS = 0.5  # that are trained before it stops early
+SHARE_OF_EPOCHS = 0.5  # that are trained before it stops early, where spots are few
+GATHERED = 1.5  # times a product with features takes, which have to be picked for every step
 TURNS = 4.0  # products that coordinates of the features take, per feature and squared number of coordinates
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
 SCORE_WORK = 100.0  # per site, gene and fold: baselines, scores, intervals
@@ -153,7 +154,8 @@ class Run:
         step = 3 * batch * hidden * (width + 3 * self.outputs)  # of features, dropout leaves half
         judged = self.measured / self.networks * hidden * (width + self.outputs)
         updates = per_epoch * hidden * (width + self.outputs)
-        epochs = self.epochs * SHARE_OF_EPOCHS
+        many = width == self.features
+        epochs, step = (self.epochs, step * GATHERED) if many else (self.epochs * SHARE_OF_EPOCHS, step)
         work = (per_epoch * step + judged) / speed.products + UPDATES * updates / speed.updates
         turned = TURNS * self.features * width**2 / speed.products if width < self.features else 0.0
         return epochs * (self.networks * work + per_epoch * STEP_SECONDS) + self.networks * turned
