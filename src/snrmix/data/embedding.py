@@ -22,11 +22,8 @@ from snrmix.images.source import Level
 from snrmix.images.stains import Stains, fit_stains, restain, to_common
 
 FEW_PATCHES = 200  # take no time that would be worth an estimate
-STAIN_SITES, STAIN_SIZE, STAIN_SCALE = (
-    150,
-    64,
-    1.15,
-)  # by whose patches the stains of a slide are known, and their sides
+STAIN_SITES = 150  # by whose patches the stains of a slide are known
+STAIN_SIZE, STAIN_SCALE = 64, 1.15  # their pixels and spot pitches
 
 
 @dataclass(frozen=True)
