@@ -36,6 +36,7 @@ SHARE_OF_EPOCHS = 0.5  # that are trained before it stops early, where spots are
 GATHERED = 1.5  # times a product with features takes, which have to be picked for every step
 TURNS = 4.0  # products that coordinates of the features take, per feature and squared number of coordinates
 LEADING_TURNS = 20.0  # and where they are leading ones, found once
+VALUES = 70.0  # updates that a value of a step takes, per spot and unit: masks, activations, losses and what they read
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
 SCORE_WORK = 100.0  # per site, gene and fold: baselines, scores, intervals
 SHORT_RUN = 1e4  # values that are imputed: fewer take no time that would be worth an estimate
@@ -155,9 +156,10 @@ class Run:
         width = width_of(train, self.features)
         step = 3 * batch * hidden * (width + 3 * self.outputs)  # of features, dropout leaves half
         judged = self.measured / self.networks * hidden * (width + self.outputs)
-        updates = per_epoch * hidden * (width + self.outputs)
+        updates = per_epoch * (hidden * (width + self.outputs) + VALUES * batch * (hidden + self.outputs) / UPDATES)
         few = width == train < self.features
-        epochs = self.epochs * (SHARE_OF_EPOCHS if few else 1)
+        soon = width < self.features and batch * (per_epoch + 1) > train  # every epoch sees all spots
+        epochs = self.epochs * (SHARE_OF_EPOCHS if soon else 1)
         step *= GATHERED if width == self.features else 1
         work = (per_epoch * step + judged) / speed.products + UPDATES * updates / speed.updates
         turned = 0.0
