@@ -67,9 +67,13 @@ def _settle_process(stack: ExitStack) -> None:
 
 
 def _settle_precision(torch, stack: ExitStack) -> None:
-    """Full precision of products of float32, by the older and the newer switch, which torch wants not to be mixed."""
+    """Full precision of products of float32, by the older and the newer switch, which torch wants not to be mixed.
+
+    Convolutions on a GPU have less by default: features would differ from a processor's by a thousandth.
+    """
     backends = torch.backends
-    switches = [getattr(backends.mkldnn, "matmul", None), getattr(backends.mkldnn, "conv", None), backends.cuda.matmul]
+    ours = (backends.mkldnn, "matmul"), (backends.mkldnn, "conv"), (backends.cudnn, "conv"), (backends.cudnn, "rnn")
+    switches = [backends.cuda.matmul, *(getattr(backend, name, None) for backend, name in ours)]
     switches = [switch for switch in switches if getattr(switch, "fp32_precision", "none") not in PRECISE]
     for switch in switches:
         stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)

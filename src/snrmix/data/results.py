@@ -216,9 +216,9 @@ class Result:
 
     def clear(self) -> None:
         """Remove those parts of an earlier result that a new one need not overwrite."""
-        columns = [self.name(part) for part in (*WEIGHTS, CALIBRATION)]
-        self.table.var.drop(columns=columns, errors="ignore", inplace=True)
-        self.table.obs.drop(columns=[self.name(part) for part in (MODEL, DEPTH)], errors="ignore", inplace=True)
+        for frame, parts in ((self.table.var, (*WEIGHTS, CALIBRATION)), (self.table.obs, (MODEL, DEPTH))):
+            for column in frame.columns.intersection([self.name(part) for part in parts]):
+                del frame[column]
         if self.name(CALIBRATION) in self.table.varm:
             del self.table.varm[self.name(CALIBRATION)]
 

@@ -90,11 +90,9 @@ class Heads(MixedTraining):
     def fitted(self) -> dict[str, torch.Tensor]:
         """What was kept of the training, as `forward` takes it."""
         kept = self.selection.kept
-        weights = {name: torch.stack([one[name] for one in kept]) for name in WEIGHTS[:4]}
+        weights = {name: torch.stack([one[name] for one in kept]).cpu() for name in WEIGHTS[:4]}  # as all after training
         weights["stem_weight"] = self.inputs.to_features(weights["stem_weight"])
-        return {name: values.cpu() for name, values in weights.items()} | {
-            "centre": self.centre, "inverse_scale": self.inverse_scale,
-        }  # fmt: skip
+        return weights | {"centre": self.centre, "inverse_scale": self.inverse_scale}
 
     def training_step(self, step):
         """Mix a batch of pairs in feature space; all loss terms come from one pass.
