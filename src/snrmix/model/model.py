@@ -321,7 +321,11 @@ class SNRMix:
         self.genes, self._input_units = np.array(record["genes"], dtype=str), record["input_units"]
         self.units = UNITS[self._input_units]
         self.scores, self.gene_scores = (table_of_record(record[name]) for name in ("scores", "gene_scores"))
-        self.options, self._is_loaded, self._has_own_encoder = record["options"], True, record["has_own_encoder"]
+        here = (
+            "cpu" if record["options"]["accelerator"] == "cpu" else "auto"
+        )  # the card it was fitted on may be elsewhere
+        self.options = {**record["options"], "accelerator": here}
+        self._is_loaded, self._has_own_encoder = True, record["has_own_encoder"]
 
     def _checked(self, encoder=None) -> Options:
         """The options, checked; without ``encoder`` none is resolved."""

@@ -90,7 +90,9 @@ class Heads(MixedTraining):
     def fitted(self) -> dict[str, torch.Tensor]:
         """What was kept of the training, as `forward` takes it."""
         kept = self.selection.kept
-        weights = {name: torch.stack([one[name] for one in kept]).cpu() for name in WEIGHTS[:4]}  # as all after training
+        weights = {
+            name: torch.stack([one[name] for one in kept]).cpu() for name in WEIGHTS[:4]
+        }  # as all after training
         weights["stem_weight"] = self.inputs.to_features(weights["stem_weight"])
         return weights | {"centre": self.centre, "inverse_scale": self.inverse_scale}
 
