@@ -143,3 +143,5 @@ def test_an_epoch_has_a_bounded_number_of_steps():
     for n, (batch, steps) in list(zip(sizes, found, strict=True))[:4]:  # all spots are seen
         assert batch * steps > n - steps
     assert batches(100_000, snrmix.Training(steps_per_epoch=500)) == (200, 500)
+    assert [batches(100_000, options, features)[1] for features in (66, 3906)] == [64, 32]
+    assert batches(1500, options, 3906) == batches(1500, options)

@@ -129,6 +129,13 @@ def test_memory_is_that_of_the_benchmark(sites, gigabytes):
     assert 1 / 2 < seconds(HD, 3e10) / 524 < 2  # processor seconds of 250,000 sites, at about that speed
 
 
+@pytest.mark.parametrize(("features", "taken"), [(66, 124), (3906, 132)])
+def test_time_of_networks_is_that_of_the_benchmark(features, taken):
+    """Processor seconds of the networks of 50,000 bins, on a machine of about that speed."""
+    run = Run(**{**vars(HD), "sites": 50_000, "measured": 30_141, "features": features})
+    assert 1 / 1.5 < run.seconds(Speed(1e11, 1.6e9))["networks"] / taken < 1.5
+
+
 def test_long_run_says_what_it_will_take(free, caplog, monkeypatch):
     free(14)
     monkeypatch.setattr(estimate, "machine_speed", lambda: Speed(3e10, 7e8))

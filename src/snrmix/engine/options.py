@@ -27,8 +27,9 @@ class Training:
     weight_average
         Memory of the exponential moving average of the weights, per step. The average is what is scored and kept.
     steps_per_epoch, smallest_batch, largest_batch
-        Steps wanted per epoch; the batches that makes are kept within these sizes. An epoch has at most 64 steps, or as
-        many as were asked for: a larger section is seen in random parts.
+        Steps wanted per epoch; the batches that makes are kept within these sizes. An epoch has at most 64 steps (32
+        where leading coordinates stand for features of many spots), or as many as were asked for: a larger section is
+        seen in random parts.
     accelerator, devices
         Passed to ``lightning.Trainer``.
     progress

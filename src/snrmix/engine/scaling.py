@@ -6,7 +6,7 @@ import numpy as np
 
 CLIP = 4.0
 DEAD_SHARE = 0.02
-VALUES_AT_ONCE = 100_000_000
+VALUES_AT_ONCE = 30_000_000
 ROUNDING = 1e-6  # of float32, relative to the values
 PENALTIES = 10.0 ** np.arange(-2, 4.5, 0.5)  # that ridge regressions on z-scores choose from, per feature
 

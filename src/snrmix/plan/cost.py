@@ -35,6 +35,8 @@ PASSES = 9  # of a spot that is trained on: forward and backward, of itself, its
 SHARE_OF_EPOCHS = 0.5  # that are trained before it stops early, where spots are few
 GATHERED = 1.5  # times a product with features takes, which have to be picked for every step
 TURNS = 4.0  # products that coordinates of the features take, per feature and squared number of coordinates
+LEADING_TURNS = 20.0  # and where they are leading ones, found once
+VALUES = 70.0  # updates that a value of a step takes, per spot and unit: masks, activations, losses and what they read
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
 SCORE_WORK = 100.0  # per site, gene and fold: baselines, scores, intervals
 SHORT_RUN = 1e4  # values that are imputed: fewer take no time that would be worth an estimate
@@ -120,7 +122,8 @@ class Run:
         measured, unmeasured = 4 * self.measured * self.genes, 4 * (self.sites - self.measured) * self.genes
         features = 2 * self.sites * self.features * self.embeddings
         width = width_of(self.measured, self.features)
-        basis = 4 * self.networks * (self.features + self.measured) * width if width < self.features else 0
+        bases = self.networks if width == self.measured else 1
+        basis = 4 * bases * (self.features + self.measured) * width if width < self.features else 0
         targets = 4 * self.measured * self.outputs * self.networks
         # Kept: expression, out-of-fold values of network and stack with their sd; predictions with their sd.
         kept = 4 * measured + 2 * unmeasured + targets + features
@@ -148,17 +151,23 @@ class Run:
     def _network_seconds(self, speed: Speed) -> float:
         if not self.features:
             return 0.0
-        hidden, train = Training.hidden, self.measured * (1 - 1 / max(self.folds, 2))
-        batch, per_epoch = batches(max(round(train), 1), Training())
-        width = width_of(round(train), self.features)
+        hidden, train = Training.hidden, max(round(self.measured * (1 - 1 / max(self.folds, 2))), 1)
+        batch, per_epoch = batches(train, Training(), self.features)
+        width = width_of(train, self.features)
         step = 3 * batch * hidden * (width + 3 * self.outputs)  # of features, dropout leaves half
         judged = self.measured / self.networks * hidden * (width + self.outputs)
-        updates = per_epoch * hidden * (width + self.outputs)
-        many = width == self.features
-        epochs, step = (self.epochs, step * GATHERED) if many else (self.epochs * SHARE_OF_EPOCHS, step)
+        updates = per_epoch * (hidden * (width + self.outputs) + VALUES * batch * (hidden + self.outputs) / UPDATES)
+        few = width == train < self.features
+        soon = width < self.features and batch * (per_epoch + 1) > train  # every epoch sees all spots
+        epochs = self.epochs * (SHARE_OF_EPOCHS if soon else 1)
+        step *= GATHERED if width == self.features else 1
         work = (per_epoch * step + judged) / speed.products + UPDATES * updates / speed.updates
-        turned = TURNS * self.features * width**2 / speed.products if width < self.features else 0.0
-        return epochs * (self.networks * work + per_epoch * STEP_SECONDS) + self.networks * turned
+        turned = 0.0
+        if few:
+            turned = self.networks * TURNS * self.features * width**2
+        elif width < self.features:
+            turned = self.features * width * (LEADING_TURNS * width + self.measured)
+        return epochs * (self.networks * work + per_epoch * STEP_SECONDS) + turned / speed.products
 
     def _kriging_work(self) -> float:
         if not self.kriging or not self.measured:

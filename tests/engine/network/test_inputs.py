@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from snrmix.engine.folds import Fold
+from snrmix.engine.mix import PartnerTable
+from snrmix.engine.network import inputs as module
 from snrmix.engine.network.inputs import Coordinates, Features, make_inputs
 from snrmix.engine.scaling import standard_scale, standardise
 
@@ -17,9 +20,12 @@ def features_of(width=WIDTH, seed=0):
     return values.astype(np.float32)
 
 
-def inputs_of(features, seed=0):
-    train = torch.from_numpy(np.stack(ROWS))
-    return make_inputs(features, [standard_scale(features, rows) for rows in ROWS], train, seed)
+def inputs_of(features, seed=0, rows=ROWS, train=None, library=None):
+    """What the two networks of these training spots get; ``train``: with repeated ones."""
+    folds = [Fold(some, np.setdiff1d(np.arange(len(features)), some)) for some in rows]
+    train = torch.from_numpy(np.stack(rows if train is None else train))
+    table = PartnerTable(train, None, None, None if library is None else torch.from_numpy(library))
+    return make_inputs(features, folds, table, seed)[0]
 
 
 def pair(seed=0):
@@ -83,14 +89,84 @@ def test_few_features_stay_as_they_are():
 
 def test_repeated_spots_do_no_harm():
     features = features_of()
-    train = torch.from_numpy(np.stack([ROWS[0], np.r_[ROWS[1][:10], ROWS[1][:10], ROWS[1][:10]]]))
-    coordinates = make_inputs(features, [standard_scale(features, rows) for rows in ROWS], train, 0)
+    train = np.stack([ROWS[0], np.r_[ROWS[1][:10], ROWS[1][:10], ROWS[1][:10]]])
+    coordinates = inputs_of(features, train=train)
     assert torch.isfinite(coordinates.values).all()
     z = standardise(features, ROWS[1])[train[1]]
-    found = coordinates.of(1, train[1]).numpy()
+    found = coordinates.of(1, torch.from_numpy(train[1])).numpy()
     np.testing.assert_allclose(found @ found.T, z @ z.T, atol=1e-4 * (z @ z.T).max())
 
 
 def test_seed_decides():
     first, again, other = (pair(seed)[0].values for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# Many spots with many features
+
+
+@pytest.fixture
+def few_coordinates(monkeypatch):
+    """So few that 60 spots are many."""
+    monkeypatch.setattr(module, "LEADING", 20)
+    monkeypatch.setattr(module, "SAMPLE", 40)
+
+
+MANY = [np.arange(50), np.arange(10, 60)]
+
+
+def test_many_spots_share_coordinates_along_the_leading_directions(few_coordinates):
+    features = features_of(width=90)
+    coordinates = inputs_of(features, rows=MANY)
+    assert isinstance(coordinates, Coordinates) and coordinates.width == 20
+    rows = torch.arange(SPOTS)
+    values = coordinates.of(0, rows)
+    assert torch.equal(values, coordinates.of(1, rows))
+    assert len(coordinates.values) == SPOTS  # stored once
+    z = standardise(features, np.arange(SPOTS)).astype(float)
+    along = np.linalg.svd(z, compute_uv=False) ** 2
+    assert values.double().square().sum() > 0.95 * along[:20].sum()  # the most that 20 directions can keep
+    basis = coordinates.basis[0].double().numpy()
+    np.testing.assert_allclose(basis.T @ basis, np.eye(20), atol=1e-5)
+    np.testing.assert_allclose(values, z @ basis, atol=1e-4)
+
+
+def test_width_of_the_first_layer():
+    assert [module.width_of(n, 3906) for n in (1953, 1954, 100_000)] == [1953, 1024, 1024]
+    assert [module.width_of(n, 2047) for n in (1023, 1024, 100_000)] == [1023, 2047, 2047]
+    assert module.width_of(100_000, 66) == 66
+
+
+def test_few_spots_of_many_are_as_good(few_coordinates, monkeypatch):
+    """Leading directions of some of the spots keep nearly as much as those of all."""
+    features = np.repeat(features_of(width=90), 4, 0) + 0.1 * np.random.default_rng(2).normal(size=(240, 90))
+    rows = [np.arange(200), np.arange(40, 240)]
+    some = inputs_of(features.astype(np.float32), rows=rows).values.square().sum()
+    monkeypatch.setattr(module, "SAMPLE", 240)
+    assert some > 0.93 * inputs_of(features.astype(np.float32), rows=rows).values.square().sum()
+
+
+def test_each_network_has_its_own_coordinates_where_one_predicts_a_new_library(few_coordinates):
+    """How a library that is held out differs in its looks is not known to the network that is to predict it."""
+    features, library = features_of(width=90), np.repeat([0, 1], [50, 10])
+    found = [inputs_of(values, rows=MANY, library=library) for values in (features, other_from(features, 50))]
+    first = [inputs.of(0, torch.arange(50)) for inputs in found]
+    assert torch.equal(*first)  # the first network trains on the first 50
+    assert not torch.equal(*(inputs.of(1, torch.arange(50)) for inputs in found))
+    shared = [inputs_of(values, rows=MANY) for values in (features, other_from(features, 50))]
+    assert not torch.equal(*(inputs.of(0, torch.arange(50)) for inputs in shared))
+
+
+def other_from(features, start):
+    """The features, but other ones from a spot on."""
+    return np.concatenate([features[:start], 5 + 3 * features[start:]])
+
+
+def test_first_layer_of_shared_coordinates_is_that_of_features(few_coordinates):
+    features = features_of(width=90)
+    coordinates = inputs_of(features, rows=MANY)
+    weight = torch.randn(2, 20, 5, generator=torch.Generator().manual_seed(0))
+    bias, rows = torch.ones(2, 1, 5), torch.arange(SPOTS)
+    z = torch.from_numpy(standardise(features, np.arange(SPOTS)))
+    found = coordinates.product(rows.expand(2, -1), weight, bias, 0.0, torch.Generator())
+    torch.testing.assert_close(found, z @ coordinates.to_features(weight) + 1, atol=2e-3, rtol=1e-3)

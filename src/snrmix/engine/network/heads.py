@@ -13,11 +13,11 @@ from torch.nn import functional
 from snrmix.engine.folds import Fold
 from snrmix.engine.losses import Losses
 from snrmix.engine.mix import Mixing, PartnerTable
-from snrmix.engine.network.inputs import make_inputs
+from snrmix.engine.network.inputs import LEADING, make_inputs, width_of
 from snrmix.engine.network.targets import Targets
 from snrmix.engine.network.training import MixedTraining
 from snrmix.engine.options import Training
-from snrmix.engine.scaling import CLIP, standard_scale
+from snrmix.engine.scaling import CLIP
 from snrmix.engine.trainer import train
 
 MOST_STEPS = 64  # per epoch
@@ -62,9 +62,9 @@ class Heads(MixedTraining):
         losses: Losses, options: Training, seed: int,
     ):  # fmt: skip
         super().__init__(np.stack([t.values for t in targets]), folds, table, mixing, losses, options, seed)
-        scales = [standard_scale(features, fold.train) for fold in folds]
-        self.centre, self.inverse_scale = (torch.from_numpy(np.stack(x))[:, None] for x in zip(*scales, strict=True))
-        self.inputs = make_inputs(features, scales, table.train, seed)
+        self.inputs, *scales = make_inputs(features, folds, table, seed)
+        self.centre, self.inverse_scale = (torch.from_numpy(values)[:, None] for values in scales)
+        self.batch, self.steps = batches(table.train.shape[1], options, features.shape[1])
         k, d, start = len(folds), features.shape[1], torch.Generator().manual_seed(seed)
         bound, outputs = 1 / math.sqrt(d), self.targets.shape[2]
         first = torch.rand(k, self.inputs.width, options.hidden, generator=start)
@@ -133,14 +133,16 @@ class Heads(MixedTraining):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def batches(n_train: int, options: Training) -> tuple[int, int]:
+def batches(n_train: int, options: Training, features: int = 0) -> tuple[int, int]:
     """Batch size and batches per epoch: about ``steps_per_epoch`` batches of 32 to 256 spots of equal size.
 
-    There are at most 64, or as many as were asked for: of more spots than that takes, an epoch sees a random part.
+    There are at most 64, or as many as were asked for, and half as many where leading coordinates stand for the features:
+    of more spots than that takes, an epoch sees a random part.
     """
     wanted = np.clip(n_train / options.steps_per_epoch, options.smallest_batch, options.largest_batch)
     steps = max(1, round(n_train / wanted))
-    return n_train // steps, min(steps, max(MOST_STEPS, options.steps_per_epoch))
+    most = MOST_STEPS // 2 if width_of(n_train, features) == LEADING else MOST_STEPS
+    return n_train // steps, min(steps, max(most, options.steps_per_epoch))
 
 
 def forward(
