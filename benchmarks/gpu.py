@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--sites", type=int, nargs="+", default=[16_000, 64_000, 250_000], help="sizes of the job 'large'"
     )
+    parser.add_argument("--compile", action="store_true", help="embed with torch.compile too, which takes minutes")
     parser.add_argument("--patches", type=int, default=100_000, help="patches that are embedded")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -113,8 +114,8 @@ def _finite(a, b):
     return a[keep], b[keep]
 
 
-def run_stages(section, folds, device: str) -> dict:
-    """Seconds, values and peak memory of every stage."""
+def run_stages(section, folds, device: str, names=("networks", "kriging", "all")) -> dict:
+    """Seconds, values and peak memory of stages."""
     training = Training(progress=False, accelerator="gpu" if device == "cuda" else device)
     mixing, fine = resolve_mixing("snr"), finer(folds, len(section.measured))
     stages = {
@@ -124,7 +125,7 @@ def run_stages(section, folds, device: str) -> dict:
     }
     if device == "cuda":
         stages["networks"]()  # libraries are loaded
-    return {name: measured(compute, device) for name, compute in stages.items()}
+    return {name: measured(stages[name], device) for name in names}
 
 
 def _network_values(fitted, section):
@@ -208,7 +209,7 @@ def embed(options):
         on_card = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float().div(255)
         for precision in ("fp32", "tf32", "bf16"):
             for memory_format in (torch.contiguous_format, torch.channels_last):
-                for compiled in (False, True):
+                for compiled in (False, True) if options.compile else (False,):
                     how = f"{precision}{', channels last' if memory_format == torch.channels_last else ''}{', compiled' if compiled else ''}"
                     module = encoder.function.to(memory_format=memory_format)
                     run = torch.compile(module) if compiled else module
@@ -254,13 +255,16 @@ def large(options):
 
 
 def large_child(n: int, device: str) -> dict:
-    """Stages of a section in words for a table; networks and kriging are part of the whole, too."""
+    """A section in words for a table, and its stages as the log gives them."""
+    import logging
     import resource
 
+    logger = logging.getLogger("snrmix")
+    logger.setLevel("DEBUG")
+    logger.addHandler(logging.StreamHandler(sys.stderr))
     section, folds = made_up_section(n, 500, width=322)
-    found = {"sites": n}
-    for stage, (seconds, _, memory) in run_stages(section, folds, device).items():
-        found |= {f"{stage}, s": seconds, f"{stage}, GiB on the card": memory}
+    seconds, _, memory = run_stages(section, folds, device, ["all"])["all"]
+    found = {"sites": n, "seconds": seconds, "GiB on the card": memory}
     found["GB of the process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return found
 

@@ -328,6 +328,15 @@ def test_saved_model_predicts_the_same(sisters, tmp_path):
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "new" / "model" / name).read_bytes()
 
 
+def test_a_model_that_was_fitted_on_a_gpu_predicts_without_one(section, model, tmp_path, monkeypatch):
+    expected = model.predict(section).X
+    monkeypatch.setitem(model.options, "accelerator", "gpu")
+    model.save(tmp_path / "model")
+    again = snrmix.SNRMix.load(tmp_path / "model")
+    assert again.options["accelerator"] == "auto"
+    np.testing.assert_array_equal(again.predict(section).X, expected)
+
+
 def test_many_genes_come_from_saved_components(tmp_path):
     """Above 512 genes the networks predict principal components."""
     adata = snrmix.datasets.synthetic_tissue(20, 520, image_px_per_pitch=8)

@@ -159,12 +159,11 @@ class SNRMix:
         Parameters
         ----------
         data
-            AnnData or SpatialData with an image, or the features that ``use_rep`` named. Genes and counts are needed with
-            ``measured`` only.
+            AnnData or SpatialData with an image, or the features of ``use_rep``. Genes are needed with ``measured`` only.
         measured
-            Which spots have trustworthy expression, as for `snrmix.tl.impute`. It corrects the mean of each gene, is
-            kriged, and stacked with what the networks see: measured spots get out-of-fold values. ``None``: the networks
-            alone, the image is all they look at; at spots that they were trained on these values are too good.
+            Spots with trustworthy expression, as for `snrmix.tl.impute`. It corrects the mean of each gene, is kriged, and
+            stacked with what the networks see: measured spots get out-of-fold values. ``None``: the networks, and so the
+            image, alone; at spots that they were trained on these values are too good.
         layer, units
             Where the expression of measured spots is, and its units, which must be those that the model was fitted to.
         image, image_key, um_per_px, table_key, library_key
@@ -173,7 +172,7 @@ class SNRMix:
             ``"spot"``: values as they would be observed, at the depth that spots of such looks (or places) have.
             ``"typical"``: at the median depth of the spots that were fitted to, or of the measured ones here.
         key_added
-            Name of the result in the returned object.
+            Name of the result.
 
         Returns
         -------
@@ -181,10 +180,9 @@ class SNRMix:
             A new object of the sites, in the order of ``data``, and the modelled genes: ``X`` and ``layers["snrmix"]`` are
             predictions, not negative, float32, in ``units``; ``layers["snrmix_sd"]`` their uncertainty as in
             `snrmix.tl.impute`; ``var`` has the scores of the fit, ``uns["snrmix"]`` its parameters and score table; ``obs``,
-            positions and images are those of ``data``. `snrmix.tl.interval`, `snrmix.tl.draws` and the plots take it like any other
-            result;
-            for a plain array take ``.X``. Without ``measured`` the uncertainty is that of spots held out in the sections
-            that were fitted to, and too small where another slide looks different.
+            positions and images are those of ``data``. `snrmix.tl.interval`, `snrmix.tl.draws` and the plots take it like
+            any other result; for a plain array take ``.X``. Without ``measured`` the uncertainty is that of spots held out in
+            the sections that were fitted to, and too small where another slide looks different.
 
         Raises
         ------
@@ -259,7 +257,7 @@ class SNRMix:
         folder
             Path; made where it does not exist.
         overwrite
-            Replace a model that is there.
+            Replace a model.
 
         Raises
         ------
@@ -321,7 +319,9 @@ class SNRMix:
         self.genes, self._input_units = np.array(record["genes"], dtype=str), record["input_units"]
         self.units = UNITS[self._input_units]
         self.scores, self.gene_scores = (table_of_record(record[name]) for name in ("scores", "gene_scores"))
-        self.options, self._is_loaded, self._has_own_encoder = record["options"], True, record["has_own_encoder"]
+        here = "cpu" if record["options"]["accelerator"] == "cpu" else "auto"  # the GPU it had may be elsewhere
+        self.options, self._has_own_encoder = {**record["options"], "accelerator": here}, record["has_own_encoder"]
+        self._is_loaded = True
 
     def _checked(self, encoder=None) -> Options:
         """The options, checked; without ``encoder`` none is resolved."""

@@ -101,9 +101,8 @@ class Coordinates(torch.nn.Module):
         rows = (spots + self.start[:, None]).flatten()
         if self.read.shape[0] != len(rows) or self.read.device != rows.device:
             self.read = torch.empty(len(rows), self.width, device=rows.device)
-        torch.index_select(
-            self.values, 0, rows, out=self.read
-        )  # always to one place: new memory takes four times as long
+        # Always to one place: new memory takes four times as long.
+        torch.index_select(self.values, 0, rows, out=self.read)
         return torch.baddbmm(bias, self.read.view(*spots.shape, -1).mul_(keep), weight)
 
     def to_features(self, weight: torch.Tensor) -> torch.Tensor:
