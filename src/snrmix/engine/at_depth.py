@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from snrmix.engine.conformal import Calibration, calibrate
+from snrmix.engine.conformal import Base, Calibration, calibrate
 from snrmix.engine.depth import (
+    CountMoments,
     constant_share,
     constant_share_at,
     fit_depth_reader,
@@ -16,6 +17,7 @@ from snrmix.engine.depth import (
 )  # fmt: skip
 from snrmix.engine.folds import Fold, fold_numbers
 from snrmix.engine.section import Section
+from snrmix.engine.slices import gene_slices, rows_of, spread_rows
 
 SMALLEST_VARIANCE = 1e-6
 
@@ -171,40 +173,74 @@ def at_depth(
     """
     every = np.concatenate([depths.known, depths.out_of_fold, depths.assumed, [typical or depths.known[0]]])
     moments, share = tabulate_moments(every[np.isfinite(every)]), gene_rates(section.expression, depths.known)
-    observed, own = section.expression[scored], depths.known[scored]
-    train = section.expression, depths.known, section.library[section.measured]
-
-    def alone_at(depth: np.ndarray) -> np.ndarray:
-        return constant_share_at(*train, section.library[section.unmeasured], depth)
-
+    own, fold = depths.known[scored], fold_numbers(folds, len(depths.known))[scored]
+    library, others = section.library[section.measured], section.library[section.unmeasured]
     after = depths.known if typical is None else np.full(len(depths.known), typical)
-    alone = constant_share(*train, folds, depths.known, depths.out_of_fold, after)
-    here, before, there = (values[scored] for values in alone)
-    rest, pattern = observed - here, out_of_fold[scored] - before
-    kept, pattern = kept_share(rest, pattern), shrunk(rest, pattern, fold_numbers(folds, len(depths.known))[scored])
-    found = np.maximum(here + pattern, 0)
-    noise = moments.variance(share, own)
-    excess = np.maximum(np.mean((observed - found) ** 2 - noise, axis=0), SMALLEST_VARIANCE)
-    calibration = calibrate(observed, found, context, np.sqrt(noise + excess))
-
-    def sd(values: np.ndarray, context: list, depth: np.ndarray, guessed: np.ndarray) -> np.ndarray:
-        variance = moments.variance(share, depth) + excess
-        if guessed.any():
-            reach = np.exp(depths.error)
-            swing = (moments.mean(share, depth[guessed] * reach) - moments.mean(share, depth[guessed] / reach)) / 2
-            variance[guessed] += swing**2
-        return calibration.sd(calibration.scale(values, context, base=np.sqrt(variance)))
-
     wanted = depths.assumed if typical is None else np.full(len(predicted), typical)
-    moved, moved_sd = np.full((2, *out_of_fold.shape), np.nan, np.float32)
-    moved[scored] = np.maximum(there + pattern, 0)
-    moved_sd[scored] = sd(moved[scored], context, after[scored], np.zeros(len(scored), bool))
-    if len(predicted):
-        predicted = np.maximum(alone_at(wanted) + kept * (predicted - alone_at(depths.predicted)), 0)
-    guessed = np.isnan(depths.elsewhere) if typical is None else np.zeros(len(predicted), bool)
-    found_sd = moved_sd[scored] if typical is None else sd(found, context, own, np.zeros(len(own), bool))
-    predicted_sd = sd(predicted, context_unmeasured, wanted, guessed)
-    return AtDepth(calibration, moved, moved_sd, predicted, predicted_sd, found, found_sd, kept)
+    genes = section.expression.shape[1]
+    found, moved = np.empty((2, len(scored), genes), np.float32)
+    there, (excess, kept) = np.empty(predicted.shape, np.float32), np.empty((2, genes), np.float32)
+    for some in gene_slices(len(section.library), genes):
+        train = section.expression[:, some], depths.known, library
+        alone = constant_share(*train, folds, depths.known, depths.out_of_fold, after)
+        here, before, later = (values[scored] for values in alone)
+        observed = section.expression[scored, some]
+        rest, pattern = observed - here, out_of_fold[scored, some] - before
+        kept[some], pattern = kept_share(rest, pattern), shrunk(rest, pattern, fold)
+        found[:, some], moved[:, some] = np.maximum(here + pattern, 0), np.maximum(later + pattern, 0)
+        beyond = (observed - found[:, some]) ** 2 - moments.variance(share[:, some], own)
+        excess[some] = np.maximum(np.mean(beyond, axis=0), SMALLEST_VARIANCE)
+        if len(predicted):
+            before, later = (constant_share_at(*train, others, depth) for depth in (depths.predicted, wanted))
+            there[:, some] = np.maximum(later + kept[some] * (predicted[:, some] - before), 0)
+
+    spread = Spread(moments, share, excess, depths)
+    calibration = calibrate(rows_of(section.expression, scored), found, context, spread.at(own))
+
+    def sd(values: np.ndarray, context: list, base: Base) -> np.ndarray:
+        return calibration.sd(calibration.scale(values, context, base=base))
+
+    found_sd = sd(found, context, spread.at(own))
+    moved_sd = found_sd if typical is None else sd(moved, context, spread.at(after[scored]))
+    moved, moved_sd = (spread_rows(values, scored, len(out_of_fold)) for values in (moved, moved_sd))
+    guessed = np.isnan(depths.elsewhere) & (typical is None)
+    there_sd = sd(there, context_unmeasured, spread.at(wanted, guessed))
+    return AtDepth(calibration, moved, moved_sd, there, there_sd, found, found_sd, kept)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How large errors are at a depth: the variance of Poisson counts of a gene's shares, and what errors have beyond it.
+
+    Parameters
+    ----------
+    moments, share
+        See `tabulate_moments` and `gene_rates`.
+    excess
+        Shape (genes,): variance beyond that of counts.
+    depths
+        Their error counts where depth is predicted.
+    """
+
+    moments: CountMoments
+    share: np.ndarray
+    excess: np.ndarray
+    depths: SiteDepths
+
+    def at(self, depth: np.ndarray, guessed: np.ndarray | bool = False) -> Base:
+        """Makes roots of these variances for some genes, float32, (sites, some); ``guessed`` says where depth is predicted."""
+        guessed = np.broadcast_to(guessed, depth.shape)
+        reach = np.exp(self.depths.error) if guessed.any() else 1.0
+
+        def base(genes: np.ndarray) -> np.ndarray:
+            share = self.share[:, genes]
+            variance = self.moments.variance(share, depth) + self.excess[genes]
+            if guessed.any():
+                low, high = depth[guessed] / reach, depth[guessed] * reach
+                variance[guessed] += ((self.moments.mean(share, high) - self.moments.mean(share, low)) / 2) ** 2
+            return np.sqrt(variance)
+
+        return base
 
 
 def kept_share(rest: np.ndarray, pattern: np.ndarray) -> np.ndarray:

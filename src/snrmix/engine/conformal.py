@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ MOST_SPOTS = 20_000  # from which intervals are calibrated
 SMALLEST_SCALE = 1e-3
 MOST_GROWTH = 20.0  # of the log scale
 OWN_FEATURES = 2  # of a prediction, before its context
+
+
+Base = Callable[[np.ndarray], np.ndarray]  # from indices of genes to what scales are proportional to
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Calibration:
         predicted: np.ndarray,
         context: list[np.ndarray],
         genes: slice = slice(None),
-        base: np.ndarray | None = None,
+        base: Base | None = None,
     ) -> np.ndarray:
         """Scale of every prediction, float32, shape (n, genes); arguments as in `calibrate`."""
         out = np.empty(predicted.shape, np.float32)
@@ -65,17 +69,25 @@ class Calibration:
         for g in np.unique(group):
             columns = np.flatnonzero(group == g)
             values = features(predicted[:, columns], self.mean[genes][columns], [_columns(c, columns) for c in context])
-            seen = np.clip(values, self.bound[g, :, 0], self.bound[g, :, 1])
-            scale = np.exp((seen - self.centre[g]) @ self.coefficients[g]) * self.gene_scale[genes][columns]
-            scale = scale if base is None else scale * base[:, columns]
-            beyond = np.maximum(values[..., OWN_FEATURES:] - self.bound[g, OWN_FEATURES:, 1], 0)
-            if beyond.any():
-                growth = beyond @ np.maximum(self.coefficients[g, OWN_FEATURES:], 0)
-                grown = scale * np.exp(np.minimum(growth, MOST_GROWTH))
+            growth = self._growth(values[OWN_FEATURES:], g)
+            _centre(values, self.bound[g], self.centre[g])
+            scale = (
+                np.exp(self.coefficients[g] @ values).reshape(len(out), len(columns)) * self.gene_scale[genes][columns]
+            )
+            scale = scale if base is None else scale * base(columns)
+            if growth is not None:
+                grown = scale * np.exp(np.minimum(growth, MOST_GROWTH)).reshape(scale.shape)
                 most = self.spread[genes][columns] / self._half_width[g]
                 scale = np.maximum(scale, np.minimum(grown, most))
             out[:, columns] = np.maximum(scale, SMALLEST_SCALE)
         return out
+
+    def _growth(self, context: np.ndarray, g: int) -> np.ndarray | None:
+        """By how much the log scale grows with context above its range, shape (values,); ``None`` where all is within."""
+        highest = self.bound[g, OWN_FEATURES:, 1:]
+        if not (context > highest).any():
+            return None
+        return np.maximum(self.coefficients[g, OWN_FEATURES:], 0) @ np.maximum(context - highest, 0)
 
     @property
     def _half_width(self) -> np.ndarray:
@@ -92,11 +104,12 @@ class Calibration:
     def sd(self, scale: np.ndarray) -> np.ndarray:
         """Half the width of the 90 % interval divided by 1.645, float32, shape (n, genes)."""
         low, high = self.quantiles(0.9)
-        return (scale * ((high - low) / (2 * NORMAL_90))).astype(np.float32)
+        out = np.empty(scale.shape, np.float32)
+        return np.multiply(scale, (high - low) / (2 * NORMAL_90), out=out, casting="same_kind")
 
 
 def calibrate(
-    observed: np.ndarray, predicted: np.ndarray, context: list[np.ndarray], base: np.ndarray | None = None
+    observed: np.ndarray, predicted: np.ndarray, context: list[np.ndarray], base: Base | None = None
 ) -> Calibration:
     """Fit scales and quantiles to out-of-fold predictions.
 
@@ -113,15 +126,15 @@ def calibrate(
     context
         Further predictors of the log scale, each (n, genes) or (n, 1): log kriging sd, log distance to measured spots.
     base
-        What the scale is proportional to whatever else is known, shape (n, genes); ``None``: nothing is.
+        What the scale is proportional to whatever else is known: makes it for some genes by index, shape (n, some);
+        ``None``: nothing is.
     """
+    drawn = slice(None)
     if len(observed) > MOST_SPOTS:
         drawn = np.sort(np.random.default_rng(0).choice(len(observed), MOST_SPOTS, replace=False))
         observed, predicted, context = observed[drawn], predicted[drawn], [c[drawn] for c in context]
-        base = base if base is None else base[drawn]
     mean = observed.mean(0, dtype=np.float64)
-    residual = observed - predicted if base is None else (observed - predicted) / base
-    gene_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0, dtype=np.float64)), SMALLEST_SCALE)
+    gene_scale, spread = np.empty((2, len(mean)))
     group = gene_groups(mean)
     n_features = OWN_FEATURES + len(context)
     count = int(group.max()) + 1
@@ -129,17 +142,18 @@ def calibrate(
     low, high, bound = np.zeros((count, len(LEVELS))), np.zeros((count, len(LEVELS))), np.zeros((count, n_features, 2))
     for g in range(count):
         columns = np.flatnonzero(group == g)
-        values = features(predicted[:, columns], mean[columns], [_columns(c, columns) for c in context])
-        flat = values.reshape(-1, n_features)
-        bound[g] = np.quantile(flat, [0.005, 0.995], axis=0).T
-        flat = np.clip(flat, bound[g, :, 0], bound[g, :, 1])
-        centre[g] = flat.mean(0)
-        scaled = (residual[:, columns] / gene_scale[columns]).astype(np.float64).ravel()
-        coefficients[g] = fit_log_scale(flat - centre[g], scaled)
-        ratio = scaled / np.exp((flat - centre[g]) @ coefficients[g])
+        seen, there = observed[:, columns], predicted[:, columns]
+        residual = seen - there if base is None else (seen - there) / base(columns)[drawn]
+        gene_scale[columns] = np.maximum(np.sqrt(np.mean(residual**2, axis=0, dtype=np.float64)), SMALLEST_SCALE)
+        spread[columns] = seen.std(0, dtype=np.float64)
+        scaled = (residual / gene_scale[columns]).astype(np.float64).ravel()
+        values = features(there, mean[columns], [_columns(c, columns) for c in context])
+        bound[g] = np.quantile(values, [0.005, 0.995], axis=1).T
+        centre[g] = _centre(values, bound[g])
+        coefficients[g] = fit_log_scale(values.T, scaled)
+        ratio = scaled / np.exp(coefficients[g] @ values)
         tail = np.maximum(1 - LEVELS * (1 + 1 / len(observed)), 0) / 2  # of n + 1 spots, the new one included
-        low[g], high[g] = np.quantile(ratio, tail), np.quantile(ratio, 1 - tail)
-    spread = observed.std(0, dtype=np.float64)
+        low[g], high[g] = np.quantile(ratio, [tail, 1 - tail])
     return Calibration(group, gene_scale, coefficients, centre, low, high, mean, bound, spread)
 
 
@@ -152,10 +166,18 @@ def gene_groups(mean: np.ndarray) -> np.ndarray:
 
 
 def features(predicted: np.ndarray, mean: np.ndarray, context: list[np.ndarray]) -> np.ndarray:
-    """Predictors of the log scale, shape (n, genes, features)."""
+    """Predictors of the log scale, float64, shape (features, n * genes)."""
     shift = predicted - mean
-    columns = [shift, shift**2, *(np.broadcast_to(c, shift.shape) for c in context)]
-    return np.stack(columns, axis=-1).astype(np.float64)
+    every = [shift, shift**2, *(np.broadcast_to(c, shift.shape) for c in context)]
+    return np.stack(every, dtype=np.float64).reshape(len(every), -1)
+
+
+def _centre(values: np.ndarray, bound: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
+    """Clip features to their bounds and take their centres off, by default their means, in place; gives the centres."""
+    np.clip(values, bound[:, :1], bound[:, 1:], out=values)
+    centre = values.mean(1) if centre is None else centre
+    values -= centre[:, None]
+    return centre
 
 
 def fit_log_scale(design: np.ndarray, residual: np.ndarray, penalty: float = 0.01, steps: int = 25) -> np.ndarray:

@@ -25,6 +25,7 @@ from snrmix.engine.scores.by_library import Scores, mean_scores, reference_value
 from snrmix.engine.scores.centres import fitted_centres
 from snrmix.engine.section import Section
 from snrmix.engine.sharing import Shared, weigh_sharing
+from snrmix.engine.slices import rows_of, spread_rows
 from snrmix.engine.stack import Stack, combine, fit_stack
 
 MEMBERS = ("network", "kriging", "rates")  # predictors of the stack
@@ -170,6 +171,7 @@ def fit_section(
         result = replace(result, predicted_sd=wider)
     together = held_out_together(fine, len(section.measured))
     errors = section_errors(section, result.seen, result.seen_sd, result.calibration, together, scored)
+    result = replace(result, seen=None, seen_sd=None)  # large, and learnt from
     held_out, stack, network = {name: m.out_of_fold for name, m in own.members.items()}, own.stack, own.network
     krig_rates = None if own.kriged is None else own.kriged.rates_centre
     weights = {**({"rates": 0.0} if own.kriged else {}), **dict(zip(held_out, stack.weights, strict=True))}
@@ -178,7 +180,7 @@ def fit_section(
         "weight_spread": stack.spread,
         "kriging": own.kriged.record if own.kriged is not None else {},
     }
-    del own  # large, and not needed for scores
+    del own, predicted  # likewise, and not needed for scores
 
     references = reference_values(section, fine, elsewhere)
     alone = given_depth(section, fine, depths)
@@ -260,7 +262,7 @@ def section_errors(
     """
     sites = section.measured[scored]
     return fit_errors(
-        section.expression[scored], seen, sd, calibration, section.positions[sites],
+        rows_of(section.expression, scored), seen, sd, calibration, section.positions[sites],
         section.library[sites] * (together.max() + 1) + together[scored], section.depth[scored],
     )  # fmt: skip
 
@@ -280,20 +282,19 @@ def stack_members(
     fold_of = fold_of[scored]
     if len(folds) == 1:
         fold_of, means = np.arange(len(scored)) % 2, np.repeat(means, 2, axis=0)
-    values = [member.out_of_fold[scored] for member in members.values()]
+    values = [rows_of(member.out_of_fold, scored) for member in members.values()]
     if len(members) == 1:
         only = next(iter(members.values()))
         weights = np.ones((1, section.expression.shape[1]))
         stack = Stack(weights, np.ones(1), 0.0, np.maximum(values[0], 0), np.stack([weights] * len(means)))
         predicted = np.maximum(only.predicted, 0)
     else:
-        stack = fit_stack(section.expression[scored], values, means, fold_of, folds[0].compact)
+        stack = fit_stack(rows_of(section.expression, scored), values, means, fold_of, folds[0].compact)
         predicted = combine(
             [member.predicted for member in members.values()], section.expression.mean(0), stack.weights
         )
-    out_of_fold = np.full(section.expression.shape, np.nan, np.float32)
-    out_of_fold[scored] = stack.out_of_fold
-    return stack, out_of_fold, predicted
+    out_of_fold = spread_rows(stack.out_of_fold, scored, len(section.expression))
+    return replace(stack, out_of_fold=None), out_of_fold, predicted
 
 
 @stage("intervals")
@@ -305,12 +306,12 @@ def calibrate_members(
     context, context_unmeasured = scale_context(section, folds, scored, kriged, elsewhere)
     if typical is not None or (depths is not None and np.isfinite(depths.elsewhere).any()):
         return at_depth(section, folds, depths, typical, scored, out_of_fold, predicted, context, context_unmeasured)
-    calibration = calibrate(section.expression[scored], out_of_fold[scored], context)
-    out_of_fold_sd = np.full_like(out_of_fold, np.nan)
-    out_of_fold_sd[scored] = calibration.sd(calibration.scale(out_of_fold[scored], context))
+    seen = rows_of(out_of_fold, scored)
+    calibration = calibrate(rows_of(section.expression, scored), seen, context)
+    seen_sd = calibration.sd(calibration.scale(seen, context))
     predicted_sd = calibration.sd(calibration.scale(predicted, context_unmeasured))
-    seen = out_of_fold[scored], out_of_fold_sd[scored]
-    return AtDepth(calibration, out_of_fold, out_of_fold_sd, predicted, predicted_sd, *seen)
+    out_of_fold_sd = spread_rows(seen_sd, scored, len(out_of_fold))
+    return AtDepth(calibration, out_of_fold, out_of_fold_sd, predicted, predicted_sd, seen, seen_sd)
 
 
 def scale_context(
@@ -327,6 +328,9 @@ def scale_context(
     at_scored, at_unmeasured = [np.log(np.maximum(d, 0.1))[:, None] for d in (distance[scored], away)]
     if kriged is None:
         return [at_scored], [at_unmeasured]
-    sds = kriged.out_of_fold_sd[scored], kriged.predicted_sd
-    log_sd, log_sd_unmeasured = (np.log(np.maximum(sd, SMALLEST_SCALE)) for sd in sds)
+    log_sd, log_sd_unmeasured = (
+        np.maximum(sd, SMALLEST_SCALE) for sd in (rows_of(kriged.out_of_fold_sd, scored), kriged.predicted_sd)
+    )
+    for values in (log_sd, log_sd_unmeasured):
+        np.log(values, out=values)
     return [at_scored, log_sd], [at_unmeasured, log_sd_unmeasured]

@@ -10,6 +10,20 @@ MOST_VALUES = 10_000_000  # spots times genes at once
 MOST_GENES = 1024  # at once
 
 
+def rows_of(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values at some rows, ascending and each once; where these are all of them the values themselves, and no copy."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def spread_rows(values: np.ndarray, rows: np.ndarray, total: int) -> np.ndarray:
+    """Values at some of ``total`` rows, NaN in the others; the values themselves where there are no others."""
+    if len(rows) == total:
+        return values
+    found = np.full((total, *values.shape[1:]), np.nan, values.dtype)
+    found[rows] = values
+    return found
+
+
 def slices(total: int, size: int) -> Iterator[slice]:
     """Slices of at most ``size`` that make up ``total``."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))

@@ -8,7 +8,7 @@ from snrmix.engine.folds import Fold
 from snrmix.engine.neighbours import nearest
 from snrmix.engine.scaling import PENALTIES, Standardised, standard_scale, standardise
 from snrmix.engine.section import Section
-from snrmix.engine.slices import slices
+from snrmix.engine.slices import gene_slices, slices
 
 NEIGHBOURS = 10
 MOST_RIDGE_SPOTS = (
@@ -73,9 +73,9 @@ def judged_ridge(
         return _primal_ridge(features, train, train[some], targets, expression[some])
     values = standardise(features, train).astype(np.float64)
     centre, mean = values[train].mean(0), expression.mean(0, dtype=np.float64)
-    x, y = values[train] - centre, expression - mean
+    x = values[train] - centre
     eigenvalues, vectors = np.linalg.eigh(x @ x.T)
-    judged = _sketch(y)
+    judged = _sketch(expression, mean)
     rotated = vectors.T @ judged
     best, best_error = None, np.inf
     for penalty in PENALTIES * values.shape[1]:
@@ -86,7 +86,10 @@ def judged_ridge(
         if error < best_error:
             best, best_error = inverse, error
     smoother = ((values[targets] - centre) @ x.T @ vectors * best) @ vectors.T
-    return (smoother @ y + mean).astype(np.float32), float(best_error)
+    predicted = np.empty((len(targets), len(mean)), np.float32)
+    for some in gene_slices(*expression.shape):
+        predicted[:, some] = smoother @ (expression[:, some] - mean[some]) + mean[some]
+    return predicted, float(best_error)
 
 
 def _primal_ridge(
@@ -98,7 +101,7 @@ def _primal_ridge(
     middle = x.mean(0)
     x, y = x - middle, expression - mean
     eigenvalues, vectors = np.linalg.eigh(x.T @ x)
-    rotated_x, judged = x @ vectors, _sketch(y)
+    rotated_x, judged = x @ vectors, _sketch(expression, mean)
     rotated, squared = rotated_x.T @ judged, rotated_x**2
     best, best_error = None, np.inf
     for penalty in PENALTIES * x.shape[1]:
@@ -115,10 +118,13 @@ def _primal_ridge(
     return predicted, float(best_error)
 
 
-def _sketch(expression: np.ndarray) -> np.ndarray:
-    """Genes, or random combinations of very many, whose mean squared error is an unbiased estimate of the sum."""
+def _sketch(expression: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Genes less their means, or random combinations of very many: their mean squared error estimates the sum without bias."""
     genes = expression.shape[1]
-    return expression if genes <= SKETCH else expression @ np.random.default_rng(0).standard_normal((genes, SKETCH))
+    if genes <= SKETCH:
+        return expression - mean
+    mix = np.random.default_rng(0).standard_normal((genes, SKETCH))
+    return sum((expression[:, some] - mean[some]) @ mix[some] for some in gene_slices(*expression.shape))
 
 
 def baselines(section: Section, folds: list[Fold]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,12 @@ from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.reliability import better_than_all, compact_groups, pattern_is_real
 from snrmix.engine.section import Section
-from snrmix.engine.slices import gene_slices
+from snrmix.engine.slices import gene_slices, rows_of
 
 FEWEST_SCORED = 10  # of a library, for scores of its own
 FLAGS = ("reliable", "beats_baselines")  # of a gene, where they are so in every library
+
+Centres = Callable[[np.ndarray, slice], dict[str, np.ndarray]]  # by method, at some spots and genes
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
 
 @stage("scores")
 def score_libraries(
-    section: Section, methods: dict[str, np.ndarray], centres: dict[str, np.ndarray], references: list[str],
+    section: Section, methods: dict[str, np.ndarray], centres: Centres, references: list[str],
     scored: np.ndarray, seed: int, alone: GivenDepth | None = None,
 ) -> dict[int, Scores]:  # fmt: skip
     """Score every library on its own, so that differences between libraries count for nothing; see `score_methods`.
@@ -103,10 +106,10 @@ def score_libraries(
 
 def _reliable(section: Section, methods: dict, alone: GivenDepth | None, rows: np.ndarray, seed: int):
     rng, spots = np.random.default_rng(seed), section.measured[rows]
-    known, predicted = (None, None) if alone is None else (alone.known[rows], alone.predicted[rows])
+    known, predicted = (None, None) if alone is None else (rows_of(v, rows) for v in (alone.known, alone.predicted))
     group = compact_groups(section.positions[spots], section.library[spots], rng)
     values = (section.expression, methods["snrmix"], methods["mean"])
-    return pattern_is_real(*(v[rows] for v in values), known, predicted, group, rng)
+    return pattern_is_real(*(rows_of(v, rows) for v in values), known, predicted, group, rng)
 
 
 def scores_given_depth(
@@ -142,7 +145,7 @@ def mean_scores(by_library: dict[int, Scores]) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def score_methods(
-    observed: np.ndarray, predicted: dict[str, np.ndarray], centres: dict[str, np.ndarray], rows: np.ndarray
+    observed: np.ndarray, predicted: dict[str, np.ndarray], centres: Centres, rows: np.ndarray
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Score every method on the same spots.
 
@@ -154,7 +157,7 @@ def score_methods(
         Values of every method, the same shape, with ``"mean"`` among them; ``None``: it has no values here, and NaN for
         scores.
     centres
-        What each value would be if nothing were known of the spot, for every method, the same shape.
+        What values would be if nothing were known of the spot: from rows and genes to these, for every method.
     rows
         Indices of the spots to score on.
 
@@ -164,15 +167,12 @@ def score_methods(
         A table with one row per method (``mse``, ``mse_ratio`` to the mean's as a ratio of sums over genes, ``pearson``
         as mean over genes), and for every method a table with one row per gene, see `gene_scores`.
     """
-    by_gene = {}
-    for name, values in predicted.items():
-        if values is None:
-            continue
-        pieces = []
-        for some in gene_slices(len(rows), observed.shape[1]):
-            columns = (array[rows, some] for array in (observed, values, predicted["mean"], centres[name]))
-            pieces.append(pd.DataFrame(gene_scores(*columns)))
-        by_gene[name] = pd.concat(pieces, ignore_index=True)
+    pieces = {name: [] for name, values in predicted.items() if values is not None}
+    for some in gene_slices(len(rows), observed.shape[1]):
+        y, mean, centre = observed[rows, some], predicted["mean"][rows, some], centres(rows, some)
+        for name, scores in pieces.items():
+            scores.append(pd.DataFrame(gene_scores(y, predicted[name][rows, some], mean, centre[name])))
+    by_gene = {name: pd.concat(scores, ignore_index=True) for name, scores in pieces.items()}
     table = pd.DataFrame(
         {name: {"mse": genes["mse"].mean(), "pearson": genes["pearson"].mean()} for name, genes in by_gene.items()}
     ).T

@@ -11,7 +11,7 @@ import numpy as np
 
 from snrmix.engine.at_depth import GivenDepth
 from snrmix.engine.folds import Fold, fold_numbers, held_out_together
-from snrmix.engine.scores.by_library import library_means
+from snrmix.engine.scores.by_library import Centres, library_means
 from snrmix.engine.section import Section
 from snrmix.engine.stack import Stack, combine
 
@@ -19,8 +19,8 @@ from snrmix.engine.stack import Stack, combine
 def fitted_centres(
     section: Section, folds: list[Fold], fine: list[Fold], fine_means: np.ndarray, stack: Stack, members: list[str],
     rates: np.ndarray | None, alone: GivenDepth | None,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Such values by method, each float32, (measured, genes); networks see whole folds.
+) -> Centres:  # fmt: skip
+    """Such values by method, each float32, (rows, genes), for some rows and genes at a time; networks see whole folds.
 
     Parameters
     ----------
@@ -36,14 +36,21 @@ def fitted_centres(
         What depth alone says; ``None`` where depths are not known.
     """
     whole = fine_means if fine is folds else library_means(section, folds)
-    found = dict.fromkeys(("mean", "kriging", "spatial kNN", "ridge"), fine_means) | {"network": whole}
-    found["depth"] = None if alone is None else alone.centre
+    number, together = fold_numbers(folds, len(whole)), held_out_together(fine, len(whole))
     if rates is not None:
         gap = rates - np.stack([section.expression[fold.train].mean(0) for fold in fine])
-        found["rates"] = fine_means + gap[held_out_together(fine, len(fine_means))]
-    number, found["snrmix"] = fold_numbers(folds, len(whole)), np.full_like(whole, np.nan)
-    for k in range(number.max() + 1):
-        own = number == k
-        centres = [found[name][own] for name in members]
-        found["snrmix"][own] = combine(centres, whole[own], stack.held_out_weights[k])
-    return found
+
+    def centres(rows: np.ndarray, some: slice) -> dict[str, np.ndarray]:
+        mean = fine_means[rows, some]
+        found = dict.fromkeys(("mean", "kriging", "spatial kNN", "ridge"), mean) | {"network": whole[rows, some]}
+        found["depth"] = None if alone is None else alone.centre[rows, some]
+        if rates is not None:
+            found["rates"] = mean + gap[together[rows], some]
+        found["snrmix"] = np.full_like(mean, np.nan)
+        for k in range(number.max() + 1):
+            own = number[rows] == k
+            values = [found[name][own] for name in members]
+            found["snrmix"][own] = combine(values, found["network"][own], stack.held_out_weights[k][:, some])
+        return found
+
+    return centres
