@@ -15,9 +15,9 @@ from snrmix.engine.depth import (
     gene_rates,
     tabulate_moments,
 )  # fmt: skip
-from snrmix.engine.folds import Fold, fold_numbers
+from snrmix.engine.folds import Fold, fold_numbers, held_out_together
 from snrmix.engine.section import Section
-from snrmix.engine.slices import gene_slices, rows_of, spread_rows
+from snrmix.engine.slices import Repeated, gene_slices, rows_of, spread_rows
 
 SMALLEST_VARIANCE = 1e-6
 
@@ -103,21 +103,27 @@ class GivenDepth:
     known, predicted
         At the depth that the spot has, and at that which is predicted for it.
     centre
-        At the mean of the log depths of the training spots.
+        At the mean of the log depths of the training spots: the same for all spots of a fold and library.
     """
 
     known: np.ndarray
     predicted: np.ndarray
-    centre: np.ndarray
+    centre: np.ndarray | Repeated
 
 
 def given_depth(section: Section, fine: list[Fold], depths: SiteDepths | None) -> GivenDepth | None:
     """What depth alone says of every measured spot; ``None`` where depths are not known."""
     if depths is None:
         return None
-    library = section.library[section.measured]
+    library, fold = section.library[section.measured], held_out_together(fine, len(section.measured))
     wanted = depths.known, depths.out_of_fold, training_depth(depths.known, fine)
-    return GivenDepth(*constant_share(section.expression, depths.known, library, fine, *wanted))
+    _, first, which = np.unique(fold * (library.max() + 1) + library, return_index=True, return_inverse=True)
+    known, predicted = np.empty((2, *section.expression.shape), np.float32)
+    centre = np.empty((len(first), known.shape[1]), np.float32)
+    for some in gene_slices(*known.shape):
+        found = constant_share(section.expression[:, some], depths.known, library, fine, *wanted)
+        known[:, some], predicted[:, some], centre[:, some] = found[0], found[1], found[2][first]
+    return GivenDepth(known, predicted, Repeated(centre, which))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -54,6 +55,14 @@ class CountMoments:
         """As `mean`."""
         return self._at(self.variance_table, share, depth)
 
+    def average(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Mean of `mean` over sites, float64, shape (genes,)."""
+        below, above = _place(np.log(np.maximum(depth, 1e-9)), self.log_depth)
+        weight = np.zeros(len(self.log_depth))
+        np.add.at(weight, below, 1 - above)
+        np.add.at(weight, below + 1, above)
+        return weight @ self._by_depth(self.mean_table, share) / len(depth)
+
     def mean_at(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """float32, shape (sites, genes), from a share for each site and gene, and depths of sites."""
         below, above = _place(np.log(np.maximum(share, SMALLEST_SHARE)), self.log_share)
@@ -64,12 +73,16 @@ class CountMoments:
         upper = table[row + 1, below] * (1 - above) + table[row + 1, below + 1] * above
         return lower * (1 - far) + upper * far
 
-    def _at(self, table: np.ndarray, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    def _by_depth(self, table: np.ndarray, share: np.ndarray) -> np.ndarray:
         shares = np.log(np.maximum(np.atleast_2d(share), SMALLEST_SHARE))
         by_depth = np.zeros((len(table), shares.shape[1]), np.float32)
         for one in shares:
             below, above = _place(one, self.log_share)
             by_depth += ((table[:, below] * (1 - above) + table[:, below + 1] * above) / len(shares)).astype(np.float32)
+        return by_depth
+
+    def _at(self, table: np.ndarray, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        by_depth = self._by_depth(table, share)
         below, above = _place(np.log(np.maximum(depth, 1e-9)), self.log_depth)
         above = above[:, None].astype(np.float32)
         return by_depth[below] * (1 - above) + by_depth[below + 1] * above
@@ -151,14 +164,14 @@ def constant_share(
     """
     at = [np.where(np.isfinite(one), one, np.median(depth)) for one in at]  # nothing is known: as deep as any
     moments, found = tabulate_moments(np.concatenate([depth, *at])), [np.full_like(expression, np.nan) for _ in at]
-    for fold in folds:
-        share = gene_rates(expression[fold.train], depth[fold.train])
+    for some, fold in product(gene_slices(*expression.shape), folds):
+        share = gene_rates(expression[fold.train, some], depth[fold.train])
         for code in np.unique(library[fold.held_out]):
             train = fold.train[library[fold.train] == code]
             train, rows = train if len(train) else fold.train, fold.held_out[library[fold.held_out] == code]
-            base = _base(expression[train], moments, share, depth[train])
+            base = _base(expression[train, some], moments, share, depth[train])
             for values, one in zip(found, at, strict=True):
-                values[rows] = moments.mean(share, one[rows]) + base
+                values[rows, some] = moments.mean(share, one[rows]) + base
     return found
 
 
@@ -176,8 +189,7 @@ def constant_share_at(
 
 def _base(expression: np.ndarray, moments: CountMoments, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """What the mean of spots has beyond Poisson counts of such shares, shape (genes,)."""
-    expected = sum(moments.mean(share, depth[some]).sum(0, dtype=float) for some in slices(len(depth), SITES_AT_ONCE))
-    return (expression.mean(0, dtype=np.float64) - expected / len(depth)).astype(np.float32)
+    return (expression.mean(0, dtype=np.float64) - moments.average(share, depth)).astype(np.float32)
 
 
 def move_depth(

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 MOST_VALUES = 10_000_000  # spots times genes at once
 MOST_GENES = 1024  # at once
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """An array of few distinct rows, each kept once. It is taken from as from an array, by rows, and by rows and columns.
+
+    Parameters
+    ----------
+    rows
+        Shape (distinct, columns).
+    which
+        Shape (n,): index of the row that each row is.
+    """
+
+    rows: np.ndarray
+    which: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def __getitem__(self, at):
+        if isinstance(at, tuple):
+            return self.rows[self.which[at[0]], at[1]]
+        return Repeated(self.rows, self.which[at])
 
 
 def rows_of(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

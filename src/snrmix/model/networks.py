@@ -88,7 +88,7 @@ def held_out_of(folds: list[Fold], section: Section) -> np.ndarray:
 
 def network_pearson(section: Section, fit: SectionFit, folds: list[Fold]) -> np.ndarray:
     """Out-of-fold correlation of the networks alone, per gene, less the means of the folds: the mean over libraries."""
-    predicted = fit.network.out_of_fold - library_means(section, [fold for fold in folds if fold.repeat == 0])
+    predicted = fit.network.out_of_fold - library_means(section, [fold for fold in folds if fold.repeat == 0])[:, :]
     library = section.library[section.measured][fit.scored]
     rows = [fit.scored[library == code] for code in fit.by_library]
     return np.mean([pearson(section.expression[some], predicted[some]) for some in rows], axis=0)

@@ -15,7 +15,7 @@ from snrmix.engine.scores.baselines import baselines
 from snrmix.engine.scores.metrics import gene_scores
 from snrmix.engine.scores.reliability import better_than_all, compact_groups, pattern_is_real
 from snrmix.engine.section import Section
-from snrmix.engine.slices import gene_slices, rows_of
+from snrmix.engine.slices import Repeated, gene_slices, rows_of
 
 FEWEST_SCORED = 10  # of a library, for scores of its own
 FLAGS = ("reliable", "beats_baselines")  # of a gene, where they are so in every library
@@ -57,16 +57,16 @@ def reference_values(section: Section, folds: list[Fold], elsewhere: bool) -> di
     return found
 
 
-def library_means(section: Section, folds: list[Fold]) -> np.ndarray:
+def library_means(section: Section, folds: list[Fold]) -> Repeated:
     """Out-of-fold means of each library, float32, (measured, genes); the mean of all where none of its spots is left."""
-    own, means = section.library[section.measured], np.full(section.expression.shape, np.nan, np.float32)
+    own, means = section.library[section.measured], [np.full(section.expression.shape[1], np.nan, np.float32)]
+    which = np.zeros(len(own), int)
     for fold in folds:
         for code in np.unique(own[fold.held_out]):
             train = fold.train[own[fold.train] == code]
-            means[fold.held_out[own[fold.held_out] == code]] = section.expression[
-                train if len(train) else fold.train
-            ].mean(0)
-    return means
+            which[fold.held_out[own[fold.held_out] == code]] = len(means)
+            means.append(section.expression[train if len(train) else fold.train].mean(0))
+    return Repeated(np.stack(means), which)
 
 
 @stage("scores")
