@@ -165,8 +165,8 @@ def test_log_scale_recovers_coefficients_and_finds_none_in_noise():
 def test_features_are_shift_square_and_context():
     predicted, mean = np.array([[1.0, 2.0], [3.0, 5.0]]), np.array([1.0, 4.0])
     found = features(predicted, mean, [np.array([[7.0], [8.0]]), np.array([[1.0, 2.0], [3.0, 4.0]])])
-    np.testing.assert_array_equal(found[1, 1], [1.0, 1.0, 8.0, 4.0])
-    np.testing.assert_array_equal(found[0], [[0.0, 0.0, 7.0, 1.0], [-2.0, 4.0, 7.0, 2.0]])
+    np.testing.assert_array_equal(found[:, 3], [1.0, 1.0, 8.0, 4.0])  # the second spot and gene
+    np.testing.assert_array_equal(found[:, :2].T, [[0.0, 0.0, 7.0, 1.0], [-2.0, 4.0, 7.0, 2.0]])
 
 
 def test_constant_genes_and_perfect_predictions_stay_finite():

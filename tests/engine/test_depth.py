@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from snrmix.engine.at_depth import kept_share, shrunk
+from snrmix.engine import slices
+from snrmix.engine.at_depth import SiteDepths, at_depth, given_depth, kept_share, shrunk
 from snrmix.engine.depth import constant_share_at, fit_depth_reader, gene_rates, pooled_share, tabulate_moments
+from snrmix.engine.folds import Fold
 from snrmix.engine.scores.reliability import compact_groups, pattern_is_real
+from snrmix.engine.section import Section
 
 SHARE = np.geomspace(2e-4, 5e-3, 30)
 
@@ -44,6 +47,70 @@ def test_means_at_other_depths_are_those_of_counts_there(scatter):
                 expression.mean(0) + moments.mean(poisson, np.array([other]))[0] - moments.mean(poisson, depth).mean(0)
             )
             assert np.median(np.abs(without - true)) > 2 * np.median(np.abs(found - true))
+
+
+def test_the_average_over_sites_is_that_of_their_values():
+    depth, rates = np.random.default_rng(3).lognormal(7.5, 1, 500), SHARE * np.array([[0.5], [1.5]])
+    moments = tabulate_moments(depth)
+    np.testing.assert_allclose(
+        moments.average(rates, depth), moments.mean(rates, depth).mean(0, dtype=float), rtol=1e-5
+    )
+
+
+@pytest.fixture(scope="module")
+def two_libraries():
+    """Counts of 300 measured spots of two libraries, some never held out, and of 100 others; and guesses of them."""
+    rng = np.random.default_rng(5)
+    depth, library = rng.lognormal(7, 0.6, 400), np.arange(400) % 2
+    expression, measured = drawn(rng, depth, 0.3), np.arange(300)
+    folds = [Fold(np.flatnonzero(measured % 4 != k), np.flatnonzero(measured % 4 == k)) for k in range(3)]
+    guess = depth * rng.lognormal(0, 0.3, 400)
+    depths = SiteDepths(depth[:300], guess[:300], guess[300:], np.where(np.arange(100) % 3, depth[300:], np.nan))
+    positions = np.column_stack([np.arange(400) % 20, np.arange(400) // 20]).astype(float)
+    section = Section(
+        np.empty((400, 0), np.float16), np.empty(0, bool), positions, library, measured, expression[:300], depth[:300],
+        None, None, depth,
+    )  # fmt: skip
+    values = np.maximum(expression.mean(0) + 0.5 * rng.standard_normal(expression.shape), 0).astype(np.float32)
+    return section, folds, depths, values
+
+
+@pytest.mark.parametrize("typical", [None, 900.0])
+def test_values_at_a_depth_do_not_depend_on_the_blocks_of_genes(two_libraries, typical, monkeypatch):
+    section, folds, depths, values = two_libraries
+    scored, far = np.flatnonzero(np.arange(300) % 4 != 3), np.zeros((100, 1))
+
+    def made():
+        alone = given_depth(section, folds, depths)
+        moved = at_depth(
+            section, folds, depths, typical, scored, values[:300], values[300:], [np.zeros((len(scored), 1))], [far]
+        )
+        names = "out_of_fold", "out_of_fold_sd", "predicted", "predicted_sd", "seen", "seen_sd", "kept"
+        return {name: getattr(moved, name) for name in names} | {
+            "known": alone.known, "guessed": alone.predicted, "centre": alone.centre[:, :]
+        }  # fmt: skip
+
+    whole = made()
+    monkeypatch.setattr(slices, "MOST_VALUES", 1)  # 16 genes at once
+    blocks = made()
+    for name, found in whole.items():
+        np.testing.assert_allclose(blocks[name], found, rtol=1e-4, atol=1e-5, err_msg=name)
+    held_out = np.isin(np.arange(300), scored)
+    assert np.isfinite(whole["known"][held_out]).all() and np.isnan(whole["known"][~held_out]).all()
+    assert np.isfinite(whole["out_of_fold_sd"][held_out]).all() and np.isnan(whole["out_of_fold"][~held_out]).all()
+    # a plain way to the centre: the mean of the training spots of the library, and what depth does from theirs to the middle
+    train = folds[0].train[section.library[folds[0].train] == 0]
+    middle = np.exp(np.log(section.depth[folds[0].train]).mean())
+    rates, moments = (
+        gene_rates(section.expression[folds[0].train], section.depth[folds[0].train]),
+        tabulate_moments(section.depth),
+    )
+    plain = (
+        section.expression[train].mean(0)
+        + moments.mean(rates, np.array([middle]))[0]
+        - moments.mean(rates, section.depth[train]).mean(0)
+    )
+    np.testing.assert_allclose(whole["centre"][folds[0].held_out[0]], plain, atol=2e-3)
 
 
 def test_genes_that_scatter_are_not_reliable_where_depth_is_known_and_varies():

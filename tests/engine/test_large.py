@@ -122,11 +122,15 @@ def test_scores_and_weights_do_not_depend_on_the_blocks_of_genes(monkeypatch):
     observed = rng.normal(size=(400, 50)).astype(np.float32)
     methods = {"mean": np.zeros_like(observed), "snrmix": observed + rng.normal(size=observed.shape).astype(np.float32)}
     rows, fold = np.arange(400), np.arange(400) % 4
-    table, genes = score_methods(observed, methods, methods, rows)
+
+    def centres(*at) -> dict:
+        return {name: values[at] for name, values in methods.items()}
+
+    table, genes = score_methods(observed, methods, centres, rows)
     weights = stack.fit_stack(observed, list(methods.values()), np.zeros((4, 50)), fold).weights
     monkeypatch.setattr(slices, "MOST_VALUES", 1)
     assert len(list(slices.gene_slices(len(rows), 50))) == 4  # 16 genes at once in place of all
-    blocks, genes_of_blocks = score_methods(observed, methods, methods, rows)
+    blocks, genes_of_blocks = score_methods(observed, methods, centres, rows)
     pd.testing.assert_frame_equal(blocks, table)
     pd.testing.assert_frame_equal(genes_of_blocks["snrmix"], genes["snrmix"])
     np.testing.assert_allclose(
