@@ -129,6 +129,21 @@ def test_memory_is_that_of_the_benchmark(sites, gigabytes):
     assert 1 / 2 < seconds(HD, 3e10) / 524 < 2  # processor seconds of 250,000 sites, at about that speed
 
 
+@pytest.mark.parametrize(
+    ("sites", "measured", "genes", "columns", "gigabytes"),
+    [
+        (3106, 3106, 15_134, 36_601, 3.4),
+        (3106, 3106, 2000, 36_601, 1.8),
+        (3106, 1585, 250, 36_601, 1.8),
+        (982, 463, 250, 33_217, 0.7),
+    ],
+)
+def test_memory_of_visium_is_that_of_the_benchmark(sites, measured, genes, columns, gigabytes):
+    """The colorectal and the muscle section with the default encoder, beyond what the process had loaded."""
+    run = Run(sites=sites, measured=measured, genes=genes, columns=columns, features=3906, scales=3)
+    assert 1 / 1.3 < run.bytes / 1e9 / gigabytes < 1.3
+
+
 @pytest.mark.parametrize(("features", "taken"), [(66, 124), (3906, 132)])
 def test_time_of_networks_is_that_of_the_benchmark(features, taken):
     """Processor seconds of the networks of 50,000 bins, on a machine of about that speed."""

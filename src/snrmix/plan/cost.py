@@ -23,6 +23,7 @@ from snrmix.images.colour import COLOUR_FEATURES
 
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
+SYSTEM_BYTES = 16  # of a pair of measured spots, where kriging uses them all
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
 # Work is counted in products of a matrix product:
 KRIGING_WORK = 6e7  # of kriging from neighbourhoods, per site: many small systems
@@ -129,11 +130,14 @@ class Run:
         kept = 4 * measured + 2 * unmeasured + targets + features
         # While a model is fitted: four baselines, and kriging with its sd, also as a logarithm; the other members.
         more = 3 if self.kriging else 0
-        fit = (4 + more) * measured + (1 + more) * unmeasured + targets + 2 * self.measured * self.features + basis
+        fit = (4 + more) * measured + (1 + more) * unmeasured + targets + 2 * self.measured * self.features
+        exact = self.kriging and is_exact(self.measured, self.sites - self.measured)
+        systems = SYSTEM_BYTES * (self.largest * self.measured) ** 2 if exact else 0
         embedding = features + 2 * self.sites * self.features + IMAGE_BYTES if self.patches else 0
-        writing = kept + 8 * self.sites * self.columns + measured + features
+        # While layers are written, networks are still there, and freed systems are not given back.
+        writing = kept + 8 * self.sites * self.columns + measured + features + basis + systems
         blocks = BLOCK_BYTES * min(self.measured * self.genes, MOST_VALUES)
-        return FIXED_BYTES + blocks + max(embedding, kept + self.largest * fit, writing)
+        return FIXED_BYTES + blocks + max(embedding, kept + self.largest * (fit + basis) + systems, writing)
 
     def seconds(self, speed: Speed) -> dict[str, float]:
         """Time of every stage on a machine of this speed."""
