@@ -41,7 +41,7 @@ TURNS = 4.0  # products that coordinates of the features take, per feature and s
 LEADING_TURNS = 20.0  # and where they are leading ones, found once
 VALUES = 70.0  # updates that a value of a step takes, per spot and unit: masks, activations, losses and what they read
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
-SHARE_OF_EPOCHS = 0.35  # that are trained before it stops early, where every one sees all spots
+SHARE_OF_EPOCHS, SHARE_IF_MANY = 0.35, 0.75  # that are trained before it stops early, where every one sees all spots
 SHORT_RUN = 1e4  # values that are imputed: fewer take no time that would be worth an estimate
 PASSES = 9  # of a spot that is fine-tuned on: forward and backward, of itself, its partner and their mixture
 
@@ -139,7 +139,7 @@ def _networks(run: Run, speed: Speed) -> float:
     updates = per_epoch * (hidden * (width + run.outputs) + VALUES * batch * (hidden + run.outputs) / UPDATES)
     few = width == train < run.features
     soon = width < run.features and batch * (per_epoch + 1) > train  # every epoch sees all spots
-    epochs = run.epochs * (SHARE_OF_EPOCHS if soon else 1)
+    epochs = run.epochs * ((SHARE_OF_EPOCHS if few else SHARE_IF_MANY) if soon else 1)
     step *= GATHERED if width == run.features else 1
     work = (per_epoch * step + judged) / speed.products + UPDATES * updates / speed.updates
     turned = 0.0
