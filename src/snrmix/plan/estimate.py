@@ -18,22 +18,18 @@ from snrmix.engine.options import Training
 from snrmix.engine.scores.baselines import MOST_RIDGE_SPOTS
 from snrmix.plan.cost import Run, fitting_ways
 
-# Work is counted in products of a matrix product. The figures are fitted to `benchmarks/estimates.py` and to synthetic sections.
+# Work is counted in products of a matrix product, fitted to `benchmarks/estimates.py` and to synthetic sections:
 PACKAGES = 5e10  # of loading packages on the way
 NEAR_KRIGING = 1.1e8  # of kriging from neighbourhoods, per site: many small systems
-KRIGING_SPOT, KRIGING_PAIR, KRIGING_VALUE = (
-    5e7,
-    2.2e4,
-    1.8e4,
-)  # of a fit to all spots: per spot, spot and site, spot and gene
-COMPONENT_VALUE = (
-    3.4e3  # of networks' targets, where genes are so many that they are components: per spot and gene of a fold
-)
-STACK_VALUE, INTERVAL_VALUE, SCORE_VALUE = 8e3, 6e4, 6e3  # per spot and gene, the last of a fold
-RIDGE_FEATURE, RIDGE_CUBE = (
-    5e3,
-    30.0,
-)  # of the ridge regression of a fold: per site and feature, per cubed number of either
+KRIGING_SPOT = 6e7  # of a fit to all spots, per spot
+KRIGING_PAIR = 2.2e4  # per spot and site
+KRIGING_VALUE = 1.8e4  # per spot and gene
+COMPONENT_VALUE = 3.4e3  # of components of many genes, per spot, gene and network
+STACK_VALUE = 8e3  # per spot and gene
+INTERVAL_VALUE = 6e4
+SCORE_VALUE = 6e3  # per spot, gene and fold
+RIDGE_FEATURE = 5e3  # of the ridge regression of a fold, per site and feature
+RIDGE_CUBE = 12.0  # per cubed number of spots or, where these are fewer, features
 WRITTEN_VALUE = 1.5e3  # per site and gene of the object
 UPDATES = 2.0  # that an update of AdamW is worth, with the average of the weights and the choice of inputs
 GATHERED = 1.5  # times a product with features takes, which have to be picked for every step
