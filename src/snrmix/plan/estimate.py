@@ -21,7 +21,7 @@ from snrmix.plan.cost import Run, fitting_ways
 # Work is counted in products of a matrix product, fitted to `benchmarks/estimates.py` and to synthetic sections:
 PACKAGES = 5e10  # of loading packages on the way
 NEAR_KRIGING = 1.1e8  # of kriging from neighbourhoods, per site: many small systems
-KRIGING_SPOT = 6e7  # of a fit to all spots, per spot
+KRIGING_SPOT = 5e7  # of a fit to all spots, per spot
 KRIGING_PAIR = 2.2e4  # per spot and site
 KRIGING_VALUE = 1.8e4  # per spot and gene
 COMPONENT_VALUE = 3.4e3  # of components of many genes, per spot, gene and network
