@@ -44,7 +44,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--child", case, *where]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
             rows += json.loads(done.stdout.splitlines()[-1])
-            print(*rows[-1].values(), flush=True)
+            print(f"{case} done", flush=True)
     finally:
         for process in beside:
             process.kill()

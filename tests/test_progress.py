@@ -119,7 +119,7 @@ def test_a_comparison_shows_split_and_method(embedded, monkeypatch):
     seen, asked = [], []
     monkeypatch.setattr(Display, "_say", lambda self, name, *_: seen.append(name))
     monkeypatch.setattr(Display, "expect", lambda self, seconds: asked.append(dict(seconds)))
-    monkeypatch.setattr("snrmix.plan.cost.SHORT_RUN", 0)
+    monkeypatch.setattr("snrmix.plan.estimate.SHORT_RUN", 0)
     options = {"encoder": "colour", "genes": 20, "n_folds": 2, "max_epochs": 2}
     snrmix.tl.benchmark(embedded, ["mean", "kriging", "network", "snrmix"], splits=2, **options)
     halves = [name for name in seen if name.startswith("random 0.5, seed ")]

@@ -12,7 +12,8 @@ from snrmix.data.embedding_cache import read_cache
 from snrmix.data.sites import Sites
 from snrmix.io._notes import Notes
 from snrmix.io._parts import is_modelled, seen_genes
-from snrmix.plan.cost import Run, check_memory, machine_speed
+from snrmix.plan.cost import Run, check_memory
+from snrmix.plan.estimate import machine_speed, seconds_of
 from snrmix.plan.options import Options, read_options
 from snrmix.plan.parts import plan_models, run_of
 from snrmix.plan.source import Source, doubt
@@ -52,7 +53,7 @@ def cost_of(source: Source, sites: Sites | None, notes: Notes) -> dict | None:
             f"about {run.bytes / 1e9:.1f} GB of memory are needed for {run.subject}, and {free / 1e9:.1f} GB are free: fewer "
             "genes= or a part of the section would fit."
         )
-    seconds = sum(run.seconds(machine_speed()).values())
+    seconds = sum(seconds_of(run, machine_speed()).values())
     return vars(Cost(n_genes, len(parts), round(seconds, 1), round(run.bytes / 1e9, 2), round(free / 1e9, 2)))
 
 

@@ -14,7 +14,8 @@ from snrmix.data.embedding_cache import read_cache
 from snrmix.data.sites import Sites, patch_sides
 from snrmix.engine.patches import PatchStore
 from snrmix.images.encoder import on_device
-from snrmix.plan.cost import Run, announce
+from snrmix.plan.cost import Run
+from snrmix.plan.estimate import announce
 from snrmix.plan.options import Options
 from snrmix.plan.patches import read_patches
 from snrmix.plan.source import Source
@@ -67,7 +68,7 @@ def read_features(
     run
         What is known of it without features.
     stages_of
-        See `snrmix.plan.cost.announce`.
+        See `snrmix.plan.estimate.announce`.
     alike
         Whether features are wanted as if all slides were stained alike, too.
 

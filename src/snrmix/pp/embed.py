@@ -11,7 +11,8 @@ from snrmix.data.scales import check_scales
 from snrmix.data.sites import read_sites
 from snrmix.data.table import read_table
 from snrmix.images.encoders import resolve_encoder
-from snrmix.plan.cost import Run, announce
+from snrmix.plan.cost import Run
+from snrmix.plan.estimate import announce
 from snrmix.plan.options import choose_device
 
 

@@ -267,7 +267,7 @@ def _stages(seconds: Mapping[str, float], methods, splits, folds: int) -> dict[s
     own = dict.fromkeys(methods, seconds["scores"] / 4)
     own |= {name: networks for name in methods if name.startswith("network (")}
     if OURS in methods:
-        own[OURS] = networks + kriging + seconds["scores"]
+        own[OURS] = sum(seconds[stage] for stage in ("graph", "networks", "kriging", "stack", "intervals", "scores"))
     elif "network" in methods:
         own["network"] = networks
     for name in [name for name in (DEPTH_ALONE, "kriging") if name in methods][:1]:

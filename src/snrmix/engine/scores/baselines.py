@@ -11,9 +11,7 @@ from snrmix.engine.section import Section
 from snrmix.engine.slices import gene_slices, slices
 
 NEIGHBOURS = 10
-MOST_RIDGE_SPOTS = (
-    6000  # the dual solve is cubic; above, ridge sees an even subset of the spots, and solves for features
-)
+MOST_RIDGE_SPOTS = 6000  # the dual solve is cubic; above, ridge sees an even subset, and solves for features
 TARGETS_AT_ONCE = 4096
 SKETCH = 512  # of more genes, so many random combinations choose the penalty
 
