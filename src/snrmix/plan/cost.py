@@ -12,12 +12,14 @@ from snrmix.data.embedding import EmbeddingPlan
 from snrmix.engine.kriging.krige import is_exact
 from snrmix.engine.network.inputs import width_of
 from snrmix.engine.network.targets import COMPONENTS, WIDEST
+from snrmix.engine.scores.baselines import MOST_RIDGE_SPOTS
 from snrmix.engine.slices import MOST_VALUES
 from snrmix.images.colour import COLOUR_FEATURES
 
 FIXED_BYTES = 4e8  # packages that are loaded on the way
 BLOCK_BYTES = 60  # of one value, while a block of at most `MOST_VALUES` of them is scored
 SYSTEM_BYTES = 16  # of a pair of measured spots, where kriging uses them all
+RIDGE_BYTES = 32  # of a value of the features of spots that ridge regression sees, where it does not see all of them
 IMAGE_BYTES = 4e8  # a level of the image in memory, of ordinary size
 PATCH_SECONDS = 1e-3  # to read and resize a patch, beside what the encoder takes
 FEWEST_GENES = 20  # an advice of fewer would be of no use
@@ -113,10 +115,14 @@ class Run:
         exact = self.kriging and is_exact(self.measured, self.sites - self.measured)
         systems = SYSTEM_BYTES * (self.largest * self.measured) ** 2 if exact else 0
         embedding = features + 2 * self.sites * self.features + IMAGE_BYTES if self.patches else 0
+        ridge = 0.0
+        if self.measured > MOST_RIDGE_SPOTS:  # their features, and those in its coordinates, and their products
+            ridge = RIDGE_BYTES * self.features * (MOST_RIDGE_SPOTS * 3 / 4 + self.features)
         # While layers are written, networks are still there, and freed systems are not given back.
         writing = kept + 8 * self.sites * self.columns + measured + features + basis + systems
         blocks = BLOCK_BYTES * min(self.measured * self.genes, MOST_VALUES)
-        return FIXED_BYTES + blocks + max(embedding, kept + self.largest * (fit + basis) + systems, writing)
+        fitting = kept + self.largest * (fit + basis) + systems + ridge
+        return FIXED_BYTES + blocks + max(embedding, fitting, writing)
 
 
 def fitting_ways(run: Run, free: float) -> list[str]:
