@@ -93,7 +93,8 @@ def write_layer(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "zarr v3 autosharding")  # once per array, about anndata's next release
             for element, value in elements.items():
-                write_elem(new, element, value)
+                group, _, part = element.partition("/")
+                write_elem(new.require_group(group), part, value)
         _exchange(path, store, name, folder, list(elements), old)
     logger.info("stored layers[%r] and %d more elements of the result in %s.", key, len(elements) - 1, path / name)
 

@@ -79,9 +79,8 @@ class Values:
     def __init__(self, result: Result, layer: str | None = None, truth: str | None = None):
         table, key = result.table, result.key
         if key not in table.layers:
-            raise KeyError(
-                f"layers[{key!r}] is missing; run snrmix.tl.impute first. layers has: {listing(table.layers.keys())}."
-            )
+            layers = listing(name for name in table.layers.keys() if name is not None)  # of later anndata, X is one
+            raise KeyError(f"layers[{key!r}] is missing; run snrmix.tl.impute first. layers has: {layers}.")
         name = result.name(MEASURED)
         if name not in table.obs:
             raise KeyError(f"obs[{name!r}] is missing; run snrmix.tl.impute first. obs has: {listing(table.obs)}.")
