@@ -26,7 +26,7 @@ KRIGING_PAIR = 2.2e4  # per spot and site
 KRIGING_VALUE = 1.8e4  # per spot and gene
 COMPONENT_VALUE = 3.4e3  # of components of many genes, per spot, gene and network
 STACK_VALUE = 8e3  # per spot and gene
-INTERVAL_VALUE = 6e4
+INTERVAL_VALUE = 4e4
 SCORE_VALUE = 6e3  # per spot, gene and fold
 RIDGE_FEATURE = 5e3  # of the ridge regression of a fold, per site and feature
 RIDGE_CUBE = 12.0  # per cubed number of spots or, where these are fewer, features
@@ -39,7 +39,7 @@ VALUES = 70.0  # updates that a value of a step takes, per spot and unit: masks,
 STEP_SECONDS = 3e-3  # of a training step, beside its products and updates
 SHARE_OF_EPOCHS, SHARE_IF_MANY = 0.35, 0.75  # that are trained before it stops early, where every one sees all spots
 SHORT_RUN = 1e4  # values that are imputed: fewer take no time that would be worth an estimate
-PASSES = 9  # of a spot that is fine-tuned on: forward and backward, of itself, its partner and their mixture
+PASSES = 11  # of a spot that is fine-tuned on: forward and backward, of itself, its partner and their mixture
 
 
 @dataclass(frozen=True)
