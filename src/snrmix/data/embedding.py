@@ -191,8 +191,9 @@ def count_patches(sites: Sites, grids: list[list[Grid | None]]) -> int:
     return sum(len(grid.nodes) if grid else int(n) for n, row in zip(own, grids, strict=True) for grid in row)
 
 
-def patch_seconds(encoder: Encoder, device: str, count: int = 8, times: int = 4) -> float:
-    """Time that the encoder takes for a patch, by trying some at once, the fastest of a few times."""
+def patch_seconds(encoder: Encoder, device: str, times: int = 24) -> float:
+    """Time that the encoder takes for a patch: the fastest of some tries, short ones, that other work leaves alone."""
+    count = 1 if device == "cpu" else 64
     crops = np.random.default_rng(0).integers(256, size=(count, encoder.size, encoder.size, 3), dtype=np.uint8)
     with running(encoder, device) as encode:
         return fastest(lambda: (encode(crops), colour_statistics(crops)), times) / count
