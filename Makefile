@@ -57,7 +57,7 @@ lint: $(VENV)/test.stamp
 
 test: lint $(VENV)/workflows.stamp
 	@echo "==> Running the tests, a file at a time on each of up to four processors (a quarter of an hour on two)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 -n logical --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15 -n logical --maxprocesses 4 --dist loadfile
 
 docs: $(VENV)/doc.stamp
 	@echo "==> Building the documentation (about a minute)"

@@ -174,6 +174,14 @@ def test_threads_change_results_by_rounding_alone(expected, tmp_path):
         np.testing.assert_allclose(got[what].astype(float), values, rtol=0, atol=1e-2, err_msg=what)
 
 
+def test_threads_that_another_package_sets_inside_are_set_back():
+    """As the parallel functions of numba do, which squidpy uses: to all processors, whatever ``OMP_NUM_THREADS`` says."""
+    before = torch.get_num_threads()
+    with settled():
+        torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_an_encoder_may_be_of_any_precision(tissue, dtype):
     encoders = [snrmix.Encoder("tiny", Tiny().to(kind), 8) for kind in (torch.float32, dtype)]

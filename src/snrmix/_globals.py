@@ -97,6 +97,7 @@ def _settle_thread(stack: ExitStack) -> None:
     if (torch := _loaded("torch")) is not None:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # numba, in other packages, sets them to all
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         for device in ("cpu", "cuda", "mps"):
